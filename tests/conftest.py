@@ -1,0 +1,93 @@
+"""A private PostgreSQL for the whole test session, and a fresh database for every test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from demo.embedded import postgres
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running server: its socket folder, port and superuser."""
+
+    folder: Path
+    port: int
+    pid: int
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def conninfo(self, database: str = "postgres", user: str = "postgres") -> dict[str, str | int]:
+        """Keyword arguments of ``psycopg.connect``."""
+        return {"host": str(self.folder), "port": self.port, "dbname": database, "user": user}
+
+    def connect(self, database: str = "postgres", **more) -> psycopg.Connection:
+        return psycopg.connect(**{**self.conninfo(database), "autocommit": True, **more})
+
+    def psql(self, database: str, *arguments: str, user: str = "postgres") -> subprocess.CompletedProcess[str]:
+        command = [postgres.tool("psql"), "-X", "-h", str(self.folder), "-p", str(self.port), "-U", user, "-d", database]
+        return subprocess.run([*command, *arguments], text=True, capture_output=True, check=False)
+
+
+def _start(folder: Path, **settings: str) -> subprocess.Popen[bytes]:
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            postgres.server_command("postgres", "-D", str(folder / "data"), "-k", str(folder), *options),
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One server without TCP; a short path, since a socket's may have 107 bytes only."""
+    folder = Path(tempfile.mkdtemp(prefix="habitat-pg-"))
+    postgres.init_cluster(folder / "data", "postgres")
+    server = _start(folder, listen_addresses="", fsync="off", max_connections="60", log_statement="none")
+    running = Cluster(folder, 5432, server.pid)
+    for _ in range(200):
+        try:
+            running.connect().close()
+            break
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+    yield running
+    server.send_signal(signal.SIGINT)
+    server.wait(timeout=20)
+    shutil.rmtree(folder)
+
+
+_serial = itertools.count(1)
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """Name of an empty database that is dropped after the test."""
+    name = f"t{os.getpid()}_{next(_serial)}"
+    with cluster.connect() as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    yield name
+    with cluster.connect() as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def connection(cluster: Cluster, database: str) -> Iterator[psycopg.Connection]:
+    """An autocommit connection to the test's own database."""
+    with cluster.connect(database) as session:
+        yield session
