@@ -39,7 +39,18 @@ class Cluster:
         return psycopg.connect(**{**self.conninfo(database), "autocommit": True, **more})
 
     def psql(self, database: str, *arguments: str, user: str = "postgres") -> subprocess.CompletedProcess[str]:
-        command = [postgres.tool("psql"), "-X", "-h", str(self.folder), "-p", str(self.port), "-U", user, "-d", database]
+        command = [
+            postgres.tool("psql"),
+            "-X",
+            "-h",
+            str(self.folder),
+            "-p",
+            str(self.port),
+            "-U",
+            user,
+            "-d",
+            database,
+        ]
         return subprocess.run([*command, *arguments], text=True, capture_output=True, check=False)
 
 

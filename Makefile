@@ -1,0 +1,29 @@
+.PHONY: venv demo test lint bench clean
+.DEFAULT_GOAL := test
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv --clear .venv && $(BIN)/pip install --quiet --requirement requirements.txt
+	@touch $@
+
+venv: .venv/ready
+
+demo: venv
+	@$(BIN)/python -m demo
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: venv
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	MYPYPATH=collections $(BIN)/mypy -p ansible_collections.habitat.runbook.plugins -p demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint
+
+bench: venv
+	PYTHONPATH=collections $(BIN)/python -m tests.benchmarks
+
+clean:
+	-$(BIN)/python -m demo.embedded destroy
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Controller side of habitat.runbook.environment."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from typing import Any
+
+from ansible import context
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.habitat.runbook.plugins.module_utils.inputs import (
+    Refused,
+    check_environment,
+    check_inputs,
+    check_required,
+    new_run_id,
+)
+from ansible_collections.habitat.runbook.plugins.module_utils.screens import refusal
+
+
+class ActionModule(ActionBase):
+    """Refuses a wrong environment or input before anything else happens, and names the run."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        task_vars = task_vars or {}
+        _, arguments = self.validate_argument_spec(
+            {
+                "inputs": {"type": "list", "elements": "str", "required": True},
+                "required": {"type": "list", "elements": "str", "default": []},
+            }
+        )
+        try:
+            given = load_extra_vars(self._loader)
+            inputs = check_inputs(given, arguments["inputs"])
+            groups = {name: hosts for name, hosts in task_vars["groups"].items() if name not in ("all", "ungrouped")}
+            limit = task_vars.get("ansible_limit")
+            confirmed = "confirm" in arguments["inputs"]
+            env = check_environment(inputs, groups, task_vars["hostvars"], limit, confirmed)
+            check_required(inputs, arguments["inputs"], arguments["required"])
+        except Refused as refused:
+            Display().display(refusal(refused.what, refused.found, refused.next))
+            result.update(failed=True, msg=refused.what, said=True, refusal=refused.as_data())
+            return result
+        run = {
+            "id": new_run_id(),
+            "env": env,
+            "operator": operator(given),
+            "origin": origin(given),
+            "controller_pid": os.getppid(),
+            "inputs": {name: inputs[name] for name in sorted(inputs)},
+            "check": bool(task_vars.get("ansible_check_mode")),
+            "command": context.CLIARGS.get("args", ("",))[0],
+        }
+        result.update(changed=False, ansible_facts={"habitat_run": run})
+        return result
+
+
+def operator(given: dict[str, Any]) -> str:
+    """The person behind the run: as AWX or the CI job says, else who is logged in."""
+    named = given.get("awx_user_name") or given.get("tower_user_name") or os.environ.get("GITHUB_ACTOR")
+    return str(named or os.environ.get("SUDO_USER") or getpass.getuser())
+
+
+def origin(given: dict[str, Any]) -> str:
+    """Where the run comes from: an AWX job, a GitHub run, or a host."""
+    job = given.get("awx_job_id") or given.get("tower_job_id")
+    if job:
+        return f"AWX job {job}"
+    if os.environ.get("GITHUB_RUN_ID"):
+        return f"GitHub run {os.environ['GITHUB_RUN_ID']}"
+    return socket.gethostname()

@@ -1,0 +1,56 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Controller side of habitat.runbook.screen: prints, live and as plain text, under any stdout callback."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.habitat.runbook.plugins.module_utils import screens
+
+SCREENS = {
+    "applied": screens.applied,
+    "backup": screens.backup,
+    "baseline": screens.baseline,
+    "healthy": screens.healthy,
+    "held": screens.held,
+    "nothing": screens.nothing,
+    "plan": screens.plan,
+    "preflight": screens.preflight,
+    "refusals": screens.refusals,
+    "starting": screens.starting,
+    "stopping": screens.stopping,
+}
+
+
+class ActionModule(ActionBase):
+    """Shows one screen and tells when it did; fails when the screen says that the run is refused."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            {
+                "show": {"type": "str", "required": True, "choices": sorted(SCREENS)},
+                "data": {"type": "dict", "required": True},
+                "output": {"type": "str", "choices": ["table", "json"], "default": "table"},
+            }
+        )
+        now = time.time()
+        data = arguments["data"]
+        as_json = arguments["output"] == "json"
+        text = json.dumps(data, indent=2) if as_json else SCREENS[arguments["show"]](dict(data, now=now))
+        if text:
+            Display().display(text)
+        result.update(changed=False, at=now)
+        refused = screens.refused(data)
+        if refused:
+            result.update(failed=True, msg=refused, said=True)
+        return result

@@ -1,0 +1,124 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Apply what is pending of a staged plan.
+
+COMMIT is never sent in the same message as work: what a migration did is known before it is made permanent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+
+import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import ledger
+from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream, read_bundle
+from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
+from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
+from ansible_collections.habitat.runbook.plugins.module_utils.steps import apply_steps
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import (
+    Run,
+    applied,
+    apply_in_transaction,
+)
+
+_RECONNECT_SECONDS = 30
+
+Connect = Callable[[], psycopg.Connection]
+
+
+@dataclass
+class Outcome:
+    """What a run of the engine did: versions applied in order, and the failure that ended it, if any."""
+
+    applied: list[dict] = field(default_factory=list)
+    failure: Failure | None = None
+
+    def as_data(self) -> dict:
+        return {"applied": self.applied, "failure": asdict(self.failure) if self.failure else None}
+
+
+def apply(connect: Connect, bundle: str, versions: Iterable[str], who: Run) -> Outcome:
+    """Apply the given versions of the staged plan, in order, and stop at the first failure.
+
+    connect: makes an autocommit connection with the run's settings; it is called again only to find out what became
+    of a COMMIT during which the connection was lost. The caller compared the plan and holds the run lock.
+    """
+    wanted = set(versions)
+    outcome = Outcome()
+    connection = connect()
+    ledger.ensure_ledger(connection)
+    begun = {row["version"] for row in ledger.read_progress(connection)}
+    for head, stream in read_bundle(bundle):
+        if head["version"] not in wanted:
+            continue
+        result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who)
+        if isinstance(result, Failure) and result.state == "unknown":
+            connection.close()
+            connection, result = _find_out(connect, head, who, result)
+        if isinstance(result, Failure):
+            outcome.failure = result
+            break
+        outcome.applied.append(result)
+    connection.close()
+    return outcome
+
+
+def baseline(connection: psycopg.Connection, heads: list[dict], versions: Iterable[str], who: Run) -> None:
+    """Record versions as already there, without running them, all or none."""
+    wanted = set(versions)
+    ledger.ensure_ledger(connection)
+    with connection.transaction():
+        for head in heads:
+            if head["version"] in wanted:
+                down = head["down"]["sql"] or None
+                values = (
+                    head["version"],
+                    head["name"],
+                    head["checksum"],
+                    "baseline",
+                    0,
+                    who.operator,
+                    who.run_id,
+                    down,
+                )
+                connection.execute(ledger.INSERT, values)
+
+
+def _apply_one(connection: psycopg.Connection, head: dict, stream: Stream, who: Run) -> dict | Failure:
+    if head["mode"] == "transaction":
+        return apply_in_transaction(connection, head, stream, who)
+    return apply_steps(connection, head, stream, who)
+
+
+def _find_out(connect: Connect, head: dict, who: Run, lost: Failure) -> tuple[psycopg.Connection, dict | Failure]:
+    """After a COMMIT without an answer: wait until the old session is gone, then believe the ledger."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while True:
+        try:
+            connection = connect()
+            break
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    if not _old_session_gone(connection, who, deadline):
+        return connection, lost
+    query = f"SELECT duration_ms FROM {ledger.TABLE} WHERE version = %s AND run_id = %s"  # noqa: S608
+    row = connection.execute(query, [head["version"], who.run_id]).fetchone()
+    if row:
+        return connection, applied(head, row[0])
+    lost.state = "rolled_back"
+    return connection, lost
+
+
+def _old_session_gone(connection: psycopg.Connection, who: Run, deadline: float) -> bool:
+    query = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = %s AND pid <> pg_backend_pid()"""
+    while connection.execute(query, [session_name(who.run_id)]).fetchall():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,132 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""What an operator may type behind ``-e``, checked before anything else happens. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import secrets
+import string
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.habitat.runbook.plugins.module_utils.table import printable
+
+RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}")
+"""Form of a run id: UTC time of its start and three random characters, as in 20261122t100211z-k3f."""
+
+_VERSION = re.compile(r"[0-9]{1,20}")
+# Variables of Ansible itself, of AWX, and of inventories that an operator overrides for one run on purpose.
+_FOREIGN = re.compile(r"(ansible|awx|tower|habitat)_\w+")
+_SHOWN = 60
+_KNOWN_MANAGERS = ("supervisor",)
+_CONFIRMED = "production"
+
+
+class Refused(Exception):
+    """An input that must not be acted on: what is wrong, what was found, what to type next."""
+
+    def __init__(self, what: str, found: str, next: str) -> None:
+        super().__init__(what)
+        self.what, self.found, self.next = what, found, next
+
+    def as_data(self) -> dict[str, str]:
+        return {"what": self.what, "found": self.found, "next": self.next}
+
+
+def new_run_id(now: float | None = None) -> str:
+    """A new run id; now: seconds since the epoch, for tests."""
+    stamp = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime(now))
+    alphabet = string.ascii_lowercase + string.digits
+    return f"{stamp}-{''.join(secrets.choice(alphabet) for _ in range(3))}"
+
+
+def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
+    """The inputs given by -e as text; raises Refused for one this playbook does not take or of a wrong form."""
+    inputs = {}
+    for name, value in given.items():
+        if name in known:
+            inputs[name] = _text(name, value)
+        elif not _FOREIGN.fullmatch(name):
+            near = difflib.get_close_matches(name, known, 1)
+            guess = f"did you mean {near[0]}?" if near else ""
+            raise Refused(f'unknown variable "{plain(name)}"', f"this playbook takes: {', '.join(known)}", guess)
+    for name in ("target", "to"):
+        if name in inputs and not _VERSION.fullmatch(inputs[name]):
+            raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
+    if inputs.get("output", "table") not in ("table", "json"):
+        raise Refused(f'output is "{plain(inputs["output"])}"', "known: table, json", "")
+    return inputs
+
+
+def check_required(inputs: Mapping[str, str], known: list[str], required: list[str]) -> None:
+    """Raise Refused when one of the required inputs was not given."""
+    for name in required:
+        if name not in inputs:
+            raise Refused(f"{name} is not given", f"this playbook takes: {', '.join(known)}", f"add -e {name}=...")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        # YAML reads 012 as ten and drops the zeros of 007, so a number may already be another version.
+        found = "its digits may not be those that were typed"
+        raise Refused(f"{name} is the number {value}", found, "write it in quotes")
+    if not isinstance(value, str):
+        raise Refused(f"{name} is {plain(repr(value))}", "expected a word", "")
+    return value.strip()
+
+
+def check_environment(
+    inputs: Mapping[str, str],
+    groups: Mapping[str, list[str]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    limit: str | None,
+    confirmed: bool,
+) -> str:
+    """The environment's name; raises Refused unless it is exactly one known group with a host that can be run.
+
+    confirmed: whether this playbook changes something, so that production has to be confirmed by value.
+    """
+    known = ", ".join(sorted(groups))
+    if "env" not in inputs:
+        raise Refused("no environment given", f"known: {known}", "add -e env=NAME")
+    env = inputs["env"]
+    if env not in groups:
+        near = difflib.get_close_matches(env, list(groups), 1)
+        guess = f"did you mean {near[0]}?" if near else ""
+        raise Refused(f'env is "{plain(env)}"', f"known: {known}", guess)
+    if limit is not None:
+        raise Refused(f'--limit "{plain(limit)}" hides hosts from the runbook', "env names the hosts", "leave it out")
+    if len(groups[env]) > 1:
+        found = f"{len(groups[env])} hosts: {plain(', '.join(groups[env]))}"
+        raise Refused(f"environment {env} has more than one host", found, "this version runs one host at a time")
+    if not groups[env]:
+        raise Refused(f"environment {env} has no host", f"inventories/{env}.yml names none", "add the host")
+    if confirmed and env == _CONFIRMED and inputs.get("confirm") != env:
+        found = f'confirm is "{plain(inputs["confirm"])}"' if "confirm" in inputs else "confirm is not given"
+        raise Refused(f"{env} needs to be confirmed", found, f"add -e confirm={env}")
+    for host in groups[env]:
+        _check_host(env, host, hostvars[host])
+    return env
+
+
+def _check_host(env: str, host: str, variables: Mapping[str, Any]) -> None:
+    manager = variables.get("habitat_service_manager")
+    if manager not in _KNOWN_MANAGERS:
+        raise Refused(
+            f"{env} cannot be run yet",
+            f"the services on {host} run under {manager or 'nothing named in habitat_service_manager'}, "
+            f"and this version drives {', '.join(_KNOWN_MANAGERS)} only",
+            "use -e env=local",
+        )
+    if variables.get("habitat_not_ready"):
+        raise Refused(f"{env} is not ready", variables["habitat_not_ready"], "")
+
+
+def plain(text: object) -> str:
+    """Text from outside for one line of a screen: no control characters, and not long."""
+    shown = printable(str(text))
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."

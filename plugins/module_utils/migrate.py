@@ -1,0 +1,157 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The work of module schema_migrations: look, refuse or apply, and tell the result as data.
+
+Both verbs return keyword arguments for exit_json; with a key ``msg`` they are those of fail_json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, run_lock
+from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
+from ansible_collections.habitat.runbook.plugins.module_utils.comparison import (
+    Comparison,
+    Refusal,
+    baseline_versions,
+    refuse_target,
+)
+from ansible_collections.habitat.runbook.plugins.module_utils.connect import SETTINGS_READ_BACK, read_back
+from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle, plan_line
+from ansible_collections.habitat.runbook.plugins.module_utils.table import count, session
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.writers import wait_until_gone
+
+_DIFF_CHARACTERS = 100_000
+
+Open = Callable[[], psycopg.Connection]
+
+
+def migrate(open_connection: Open, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
+    """Apply what is pending up to ``target``; in check mode, tell what would be applied."""
+    with open_connection() as connection:
+        comparison, _, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
+        refusals = comparison.refusals or refuse_target(comparison, parameters["target"], parameters["env"])
+        result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
+        if refusals:
+            return _refused(result, refusals)
+        versions = [state.version for state in comparison.pending(parameters["target"])]
+        files = {state.version: state.file for state in comparison.states}
+        wanted = [head for head in heads if head["version"] in versions]
+        result["settings"], wrong = _settings(connection, parameters)
+        if wrong:
+            return _refused(result, [wrong])
+        if diff:
+            result["diff"] = _diff(parameters["plan"], comparison, versions)
+        if check or not wanted:
+            result["applied"] = [dict(plan_line(head), file=files[head["version"]]) for head in wanted]
+            result["to_version"] = _highest(comparison, versions)
+            return dict(result, changed=bool(wanted))
+        return _apply(open_connection, connection, parameters, result, comparison, versions)
+
+
+def _settings(connection: psycopg.Connection, parameters: dict[str, Any]) -> tuple[dict[str, str], Refusal | None]:
+    """The timeouts as the server has them, and a refusal when they are not those this run asked for."""
+    wanted = {name: parameters[name] for name in SETTINGS_READ_BACK}
+    found, wrong = read_back(connection, wanted)
+    if wrong is None:
+        return found, None
+    what = f"{wrong} is not the {wanted[wrong]} this run asked for"
+    return found, Refusal(what, f"the server says {found[wrong]}", "point the inventory at PostgreSQL itself")
+
+
+def _apply(
+    open_connection: Open,
+    connection: psycopg.Connection,
+    parameters: dict[str, Any],
+    result: dict[str, Any],
+    comparison: Comparison,
+    versions: list[str],
+) -> dict[str, Any]:
+    not_held = _lock_missing(connection, parameters)
+    if not_held:
+        return _refused(result, [not_held])
+    with _step(parameters, "APPLY"):
+        writers, result["other_sessions"] = wait_until_gone(connection, parameters["writer_roles"], parameters["drain"])
+        if writers:
+            shown = "; ".join(session(one) for one in writers[:3])
+            left = count(len(writers), "session")
+            what = f"{left} of the stopped services still connected after {parameters['drain']:.0f} s"
+            return _refused(result, [Refusal(what, shown, "end them, then run migrate.yml again")])
+        who = Run(parameters["run_id"], parameters["operator"])
+        outcome = engine.apply(open_connection, parameters["plan"], versions, who)
+    result.update(outcome.as_data())
+    result["to_version"] = _highest(comparison, [one["version"] for one in outcome.applied])
+    result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.done)
+    if outcome.failure:
+        found = outcome.failure
+        result["msg"] = f"{found.file}:{found.line}: {found.message}"
+    return result
+
+
+def baseline(open_connection: Open, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
+    """Record the versions up to ``target`` without running them; in check mode, tell which."""
+    with open_connection() as connection:
+        comparison, ledger, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
+        result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
+        versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
+        foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
+        not_held = None if check else _lock_missing(connection, parameters)
+        blocked = foreign or refusals or ([not_held] if not_held else [])
+        if blocked:
+            return _refused(result, blocked)
+        if versions and not check:
+            engine.baseline(connection, heads, versions, Run(parameters["run_id"], parameters["operator"]))
+    if diff:
+        after = "".join(f"{version} recorded as baseline\n" for version in versions)
+        header = "schema_migrations"
+        result["diff"] = {"before_header": header, "after_header": header, "before": "", "after": after}
+    result["to_version"] = _highest(comparison, versions)
+    return dict(result, changed=bool(versions), recorded=versions)
+
+
+def _refused(result: dict[str, Any], refusals: list[Refusal]) -> dict[str, Any]:
+    return dict(result, changed=False, msg=refusals[0].what, refusals=[asdict(refusal) for refusal in refusals])
+
+
+def _lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> Refusal | None:
+    """Every step of a run works only while the run's own lock is held."""
+    if not parameters["run_dir"]:
+        return None
+    holder = run_lock.held_by(connection, parameters["login_db"])
+    if holder and holder["run_id"] == parameters["run_id"]:
+        return None
+    found = f"held by run {holder['run_id']}" if holder else "nobody holds it"
+    return Refusal("this run does not hold the run lock", found, "start again with migrate.yml")
+
+
+def _step(parameters: dict[str, Any], phase: str) -> contextlib.AbstractContextManager[None]:
+    return run_lock.step(Path(parameters["run_dir"]), phase) if parameters["run_dir"] else contextlib.nullcontext()
+
+
+def _highest(comparison: Comparison, versions: list[str]) -> str | None:
+    known = [version for version in [comparison.current, *versions] if version is not None]
+    return max(known, key=int, default=None)
+
+
+def _diff(plan: str, comparison: Comparison, versions: list[str]) -> dict[str, str]:
+    """The SQL that is (or would be) executed, cut where nobody reads on."""
+    text = ""
+    for head, stream in read_bundle(plan):
+        if head["version"] not in versions or len(text) > _DIFF_CHARACTERS:
+            continue
+        text += f"-- {head['file']}\n"
+        for role, statement in stream():
+            text += ("-- verify\n" if role == "verify" else "") + statement.text + ";\n"
+            if len(text) > _DIFF_CHARACTERS:
+                text = text[:_DIFF_CHARACTERS] + "\n-- ... the rest is in the file\n"
+                break
+    before, after = comparison.current or "empty", _highest(comparison, versions) or "empty"
+    return {"before_header": f"schema {before}", "after_header": f"schema {after}", "before": "", "after": text}

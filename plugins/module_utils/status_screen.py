@@ -1,0 +1,129 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The screen of status.yml: where things stand and what to type next. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.habitat.runbook.plugins.module_utils import screens
+from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
+from ansible_collections.habitat.runbook.plugins.module_utils.table import columns, duration, moment, session, size
+
+LONG_SECONDS = 60
+"""A transaction open for longer than this is named: a migration would have to wait for it."""
+
+
+def build(facts: dict[str, Any]) -> dict[str, Any]:
+    """Put together what the status shows.
+
+    facts: env, database, migrations (result of schema_migrations_info), around (result of
+    session_info), services (running, stopped), probes,
+    successes (good answers wanted), backups, last_run (report.json of the newest run, or None).
+    """
+    migrations = facts["migrations"]
+    data = {
+        **{name: facts[name] for name in ("env", "database", "services", "probes", "backups", "last_run")},
+        **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
+        "holder": facts["around"]["holder"],
+        "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
+        "long_transactions": [one for one in facts["around"]["sessions"] if (one["seconds"] or 0) > LONG_SECONDS],
+    }
+    return dict(data, next=next_step(data))
+
+
+def status(data: dict[str, Any]) -> str:
+    """The status table; data is what ``-e output=json`` prints.
+
+    Keys: env, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped), probes,
+    healthy, last_run (or None), backups, long_transactions, next.
+    """
+    lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
+    lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
+    for one in data["versions"]:
+        if one["error"]:
+            lines.append(f"  {one['version']} stopped with: {one['error']}")
+    for one in data["refusals"]:
+        lines.append(labelled("PROBLEM", one["what"]))
+        lines += [f"  {text}" for text in (one["found"], one["next"]) if text]
+    lines += [f"  warn  {warning}" for warning in data["warnings_in_files"]]
+    lines.append(labelled("SERVICES", _services(data["services"])))
+    lines.append(labelled("LOCK", _lock(data["holder"])))
+    for one in data["long_transactions"]:
+        lines.append(labelled("LONG", f"transaction open for {duration(one['seconds'])}: {session(one)}"))
+    lines.append(labelled("BACKUPS", _backups(data["backups"])))
+    lines.append(labelled("LAST RUN", _last_run(data["last_run"])))
+    lines.append(labelled("NEXT", data["next"]))
+    return "\n".join(lines)
+
+
+def _versions(versions: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [["VERSION", "NAME", "STATE", "APPLIED AT", "TOOK", "RUN"]]
+    for one in versions:
+        ran = one["duration_ms"] is not None and one["state"] != "baseline"
+        took = duration(one["duration_ms"] / 1000) if ran else "-"
+        rows.append(
+            [one["version"], one["name"] or "-", one["label"], moment(one["applied_at"]), took, one["run_id"] or "-"]
+        )
+    return rows
+
+
+def _health(data: dict[str, Any]) -> str:
+    if not data["services"]["running"]:
+        return "services DOWN"
+    if not data["probes"]:
+        return "health not asked"
+    return "API healthy" if data["healthy"] else "API NOT healthy"
+
+
+def _services(services: dict[str, list[str]]) -> str:
+    parts = [f"{', '.join(services[state])} {state}" for state in ("running", "stopped") if services[state]]
+    return "; ".join(parts) or "none is known"
+
+
+def _lock(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "free"
+    return screens.holder(holder)
+
+
+def _backups(backups: list[dict[str, Any]]) -> str:
+    verified = [one for one in backups if one["verified"]]
+    broken = [one for one in backups if not one["verified"]]
+    parts = []
+    if verified:
+        newest = verified[0]
+        taken = f"{size(newest['size'])}, {moment(newest['taken_at'])} UTC"
+        parts.append(f"{len(verified)} verified, newest {newest['id']} ({taken})")
+    if broken:
+        parts.append(f"{len(broken)} NOT usable: {', '.join(one['id'] for one in broken[:3])}")
+    return "; ".join(parts) or "none"
+
+
+def _last_run(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return "none on this controller"
+    return f"{run['run']['id']} {run['outcome'].replace('_', ' ')}, schema {run['schema']}, by {run['run']['operator']}"
+
+
+def next_step(data: dict[str, Any]) -> str:
+    """The one command to type now; data: see ``status``."""
+    env = data["env"]
+    if data["holder"]:
+        return "a run is going on: wait for its end"
+    if data["refusals"]:
+        return data["refusals"][0]["next"] or "correct what PROBLEM says"
+    last = data["last_run"]
+    well = data["services"]["running"] and data["healthy"]
+    if not well and last and last["outcome"] == "needs_operator" and last["next"]:
+        return f"{last['next']} (said by run {last['run']['id']})"
+    if not data["services"]["running"]:
+        return "the services are down: start them, then look again"
+    if not data["healthy"]:
+        return "the API is not healthy: look at its log"
+    if data["services"]["stopped"]:
+        return f"start {', '.join(data['services']['stopped'])}, unless it is stopped on purpose"
+    if any(one["state"] in ("pending", "partial") for one in data["versions"]):
+        return f"ansible-playbook migrate.yml -e env={env}"
+    return "nothing to do"

@@ -1,0 +1,233 @@
+#!/usr/bin/python
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: database_backup
+short_description: Take a proved backup of a database
+description:
+  - Dumps a database with C(pg_dump) in the custom format, compressed with zstd where the client can do that, reads the
+    dump back whole, and only then gives it its name and writes a manifest beside it.
+  - The manifest holds what a restored copy can be compared with, taken in the snapshot of the dump itself - the
+    number of rows and a digest of every table, the values of sequences, a hash of the schema, the versions in the
+    ledger, and the database's encoding, locale, owner and extensions.
+  - The database stays in use meanwhile. Tables are locked in C(ACCESS SHARE) mode, which stops schema changes only.
+  - A backup is refused rather than incomplete, for example when row-level security would hide rows.
+  - When the module fails or is killed, nothing stays under a final name, and C(pg_dump) and its session end with it.
+    What a killed run left half written is removed by the next backup into the same folder.
+version_added: "0.1.0"
+author:
+  - The Habitat team (@habitat)
+options:
+  login_db:
+    description: Name of the database to back up.
+    type: str
+    required: true
+  run_id:
+    description:
+      - The run that takes the backup, such as V(20261122t100211z-k3f). A run takes one backup.
+      - The sessions of the backup have the application name C(runbook/<run_id>).
+    type: str
+    required: true
+  env:
+    description: Environment the database belongs to. The backup's id is C(<env>-<run_id>).
+    type: str
+    required: true
+  backup_dir:
+    description:
+      - Folder of the backups on the host this module runs on.
+      - Created when missing. It must belong to the user who runs the module, and loses the access of all others.
+    type: path
+    required: true
+  bin_dir:
+    description: Folder of C(pg_dump) and C(pg_restore), by default they are looked up on E(PATH).
+    type: path
+  operator:
+    description: Person behind the run, written into the manifest.
+    type: str
+    default: unknown
+  run_dir:
+    description:
+      - Folder of the run on the host.
+      - When it is given, the module works only while this run holds the run lock, and shows it that it is at work.
+    type: path
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    support: full
+    platforms: linux
+requirements:
+  - psycopg >= 3.1
+  - pg_dump and pg_restore, not older than the server
+extends_documentation_fragment:
+  - community.postgresql.postgres
+  - ansible.builtin.action_common_attributes
+seealso:
+  - module: habitat.runbook.database_backup_info
+"""
+
+EXAMPLES = r"""
+- name: Take a backup
+  habitat.runbook.database_backup:
+    login_db: habitat
+    login_host: 127.0.0.1
+    login_user: habitat_owner
+    login_password: "{{ habitat_password }}"
+    run_id: 20261122t100211z-k3f
+    env: staging
+    backup_dir: /var/backups/habitat
+    operator: alice
+  register: result
+
+- name: Show which backup that is
+  ansible.builtin.debug:
+    var: result.backup.id
+"""
+
+RETURN = r"""
+backup:
+  description: The backup that was taken. In check mode RV(backup.id), RV(backup.dump) and RV(backup.compression) only.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Id of the backup.
+      type: str
+      sample: staging-20261122t100211z-k3f
+    dump:
+      description: Path of the dump. The manifest is beside it, ending in C(.json).
+      type: str
+      sample: /var/backups/habitat/staging-20261122t100211z-k3f.dump
+    compression:
+      description: V(zstd) or V(gzip).
+      type: str
+    size:
+      description: Size of the dump in bytes.
+      type: int
+      sample: 412034101
+    sha256:
+      description: Checksum of the dump.
+      type: str
+    taken_at:
+      description: Time of the snapshot in UTC by the database's clock.
+      type: str
+      sample: "2026-11-22T10:02:15.120311Z"
+    database:
+      description: Name of the database.
+      type: str
+    ledger_version:
+      description: Highest version in the ledger, V(null) without a ledger.
+      type: str
+      sample: "07"
+    schema_sha256:
+      description: Hash of the schema.
+      type: str
+    tables:
+      description: Number of tables, each partition counting as one.
+      type: int
+    rows:
+      description: Number of rows in all tables.
+      type: int
+seconds:
+  description: How long it took, reading back included.
+  returned: success and not in check mode
+  type: float
+database_bytes:
+  description: Size of the database in bytes.
+  returned: in check mode
+  type: int
+removed:
+  description: Names of half-written files of dead runs that were removed.
+  returned: success and not in check mode
+  type: list
+  elements: str
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils.database import (
+    connection_parameters,
+    database_argument_spec,
+    open_connection,
+    require_psycopg,
+)
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, backup_id, latest_version
+
+OPTIONS = {
+    "run_id": {"type": "str", "required": True},
+    "env": {"type": "str", "required": True},
+    "backup_dir": {"type": "path", "required": True},
+    "bin_dir": {"type": "path"},
+    "operator": {"type": "str", "default": "unknown"},
+    "run_dir": {"type": "path"},
+}
+
+
+def summary(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a task is told of a manifest: everything but the long lists."""
+    told = {key: manifest[key] for key in ("id", "taken_at", "schema_sha256")}
+    return {
+        **told,
+        **{key: manifest["dump"][key] for key in ("compression", "size", "sha256")},
+        "dump": str(folder / manifest["dump"]["file"]),
+        "database": manifest["database"]["name"],
+        "ledger_version": latest_version(manifest["ledger_versions"] or ()),
+        "tables": len(manifest["tables"]),
+        "rows": sum(table["rows"] for table in manifest["tables"].values()),
+    }
+
+
+def backup(module: AnsibleModule) -> dict[str, Any]:
+    """Take the backup, or in check mode say which one it would be. Raises BackupError."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import dump
+
+    given = module.params
+    backup_id(given["env"], given["run_id"])
+    folder = Path(given["backup_dir"]).absolute()
+    timeouts = {"lock_timeout": f"{dump.LOCK_WAIT_MS}ms", "statement_timeout": "0"}
+    with open_connection(module, connection_parameters(module, given["run_id"], **timeouts)) as connection:
+        where = (connection, folder, given["env"], given["run_id"])
+        if module.check_mode:
+            plan = dump.plan_backup(*where, bin_dir=given["bin_dir"])
+            return {"database_bytes": plan.pop("database_bytes"), "backup": plan}
+        with run_step(connection, given):
+            taken = dump.take_backup(*where, taken_by=given["operator"], bin_dir=given["bin_dir"])
+    for warning in taken.warnings:
+        module.warn(warning)
+    manifest = taken.manifest
+    return {"backup": summary(manifest, folder), "seconds": manifest["seconds"], "removed": taken.removed}
+
+
+def run_step(connection: Any, given: dict[str, Any]) -> AbstractContextManager[None]:
+    """Show the holder of the run lock that the run is at work. Raises BackupError when it is not this run's."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
+
+    if not given["run_dir"]:
+        return nullcontext()
+    holder = run_lock.held_by(connection, given["login_db"])
+    if not holder or holder["run_id"] != given["run_id"]:
+        who = f"run {holder['run_id']} does" if holder else "nobody does"
+        raise BackupError(f"this run does not hold the run lock ({who}); start again with backup.yml or migrate.yml")
+    return run_lock.step(Path(given["run_dir"]), "BACKUP")
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={**database_argument_spec(), **OPTIONS}, supports_check_mode=True)
+    require_psycopg(module)
+    try:
+        result = backup(module)
+    except (BackupError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=True, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+#!/usr/bin/python
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Check everything a migration run needs before its first side effect
+version_added: 0.1.0
+description:
+  - Checks the server (version, primary, writable), the role's rights, the way to it (no pooler), free connections, the
+    client programs, the space for backup and data, long and prepared transactions, and sessions of nobody known.
+  - Compares the migration files with the ledger again, now under the run lock, and keeps the parsed plan in the run's
+    folder for the step that applies it.
+  - Changes nothing in the database. In check mode nothing is kept either.
+options:
+  schema_dir:
+    description: Folder of the migration files on the controller.
+    type: path
+    required: true
+  target:
+    description: Version up to which pending migrations are planned; all of them when left out.
+    type: str
+  plan:
+    description: The parsed migrations on the database's host. Set by the controller's side of this module.
+    type: path
+  run_dir:
+    description: Folder of the run on the database's host, made when the run lock was taken.
+    type: path
+    required: true
+  writer_roles:
+    description: Database roles of the application's services.
+    type: list
+    elements: str
+    required: true
+  max_transaction:
+    description: A transaction open for this many seconds or longer is a reason to refuse.
+    type: float
+    default: 300
+  bin_dir:
+    description: Folder of C(pg_dump) and C(pg_restore) on the host; the PATH when left out.
+    type: path
+  backup_dir:
+    description: Folder of the backups on the host.
+    type: path
+    required: true
+  data_dir:
+    description: Data folder of the server when it is on this host, to see whether a table could be rewritten.
+    type: path
+extends_documentation_fragment:
+  - community.postgresql.postgres
+  - habitat.runbook.run
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+seealso:
+  - module: habitat.runbook.run_lock
+  - module: habitat.runbook.schema_migrations
+"""
+
+EXAMPLES = r"""
+- name: Check before anything is touched
+  habitat.runbook.preflight:
+    schema_dir: schema
+    login_db: habitat
+    env: staging
+    run_id: 20261122t100211z-k3f
+    run_dir: /var/lib/habitat-runbook/20261122t100211z-k3f
+    backup_dir: /var/backups/habitat
+    writer_roles: [habitat_app]
+  register: checked
+"""
+
+RETURN = r"""
+checks:
+  description: Every check with state (ok, warn or fail), text and next.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{state: ok, text: PostgreSQL 17.10, next: ""}]
+staged_plan:
+  description: Where the parsed plan lies on the host until the run is over; null in check mode.
+  returned: always
+  type: str
+pending:
+  description: What this run applies, as in M(habitat.runbook.schema_migrations_info).
+  returned: always
+  type: list
+  elements: dict
+versions:
+  description: State of every version, as in M(habitat.runbook.schema_migrations_info).
+  returned: always
+  type: list
+  elements: dict
+current:
+  description: Version of the schema before the run.
+  returned: always
+  type: str
+refusals:
+  description: Why the ledger and the files do not allow a run.
+  returned: always
+  type: list
+  elements: dict
+server:
+  description: Facts about server and database, as in M(habitat.runbook.session_info).
+  returned: always
+  type: dict
+sessions:
+  description: Other sessions in the database, as in M(habitat.runbook.session_info).
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils.database import (
+    connection_parameters,
+    database_argument_spec,
+    open_connection,
+    require_psycopg,
+)
+
+
+def run_checks(parameters: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]]:
+    from ansible_collections.habitat.runbook.plugins.module_utils import checks
+
+    server = state["server"]
+    found = checks.check_server(server)
+    found.append(checks.check_tools(parameters["bin_dir"], server["number"] // 10000))
+    found.append(checks.check_space(parameters["backup_dir"], server["size"], "space for the backup"))
+    if parameters["data_dir"]:
+        found.append(checks.check_space(parameters["data_dir"], server["largest"], "space for the data"))
+    limit = parameters["max_transaction"]
+    found += checks.check_sessions(state["sessions"], server["prepared"], parameters["writer_roles"], limit)
+    return [check.as_data() for check in found]
+
+
+def keep_plan(plan: str, run_dir: str) -> str:
+    kept = Path(run_dir) / "plan"
+    shutil.copyfile(plan, kept)
+    return str(kept)
+
+
+def main() -> None:
+    spec = database_argument_spec()
+    spec.update(
+        schema_dir={"type": "path", "required": True},
+        plan={"type": "path"},
+        env={"type": "str", "required": True},
+        run_id={"type": "str", "required": True},
+        run_dir={"type": "path", "required": True},
+        target={"type": "str"},
+        writer_roles={"type": "list", "elements": "str", "required": True},
+        max_transaction={"type": "float", "default": 300},
+        bin_dir={"type": "path"},
+        backup_dir={"type": "path", "required": True},
+        data_dir={"type": "path"},
+    )
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    require_psycopg(module)
+    from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
+    from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
+
+    parameters = module.params
+    with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
+        state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
+        state.update(read_surroundings(connection))
+    checks = run_checks(parameters, state)
+    kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
+    module.exit_json(changed=False, checks=checks, staged_plan=kept, **state)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+#!/usr/bin/python
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: schema_migrations
+short_description: Apply pending migrations to a PostgreSQL database and keep its ledger
+version_added: 0.1.0
+description:
+  - Applies the files of C(schema/) that the table C(schema_migrations) does not have, in the order of their numbers.
+  - Each migration is one transaction that holds its SQL and its ledger row. What cannot run in a transaction is
+    recognised beforehand and runs step by step, each step on record, so that a later run goes on where it stopped.
+  - Stops at the first failure. What was applied before stays, what failed is rolled back by PostgreSQL.
+  - Refuses before the first statement when the files and the ledger do not fit together.
+options:
+  state:
+    description:
+      - V(applied) applies what is pending.
+      - V(baseline) records the versions up to O(target) as already there, without running them.
+    type: str
+    choices: [applied, baseline]
+    default: applied
+  schema_dir:
+    description: Folder of the migration files on the controller.
+    type: path
+    required: true
+  target:
+    description: Last version to apply or to record. Required with O(state=baseline).
+    type: str
+  plan:
+    description:
+      - A parsed plan on the host, as M(habitat.runbook.preflight) returns it. Made of O(schema_dir) when left out.
+    type: path
+  run_dir:
+    description:
+      - Folder of the run on the host.
+      - When it is given, the module works only while this run holds the run lock.
+    type: path
+  operator:
+    description: Person behind the run, written into the ledger.
+    type: str
+    default: unknown
+  lock_timeout:
+    description: Longest wait for a lock, as PostgreSQL writes it; a file can set its own.
+    type: str
+    default: 5s
+  statement_timeout:
+    description: Longest time for one statement, as PostgreSQL writes it; a file can set its own.
+    type: str
+    default: 10min
+  writer_roles:
+    description: Database roles of the stopped services; nothing is applied while a session of one of them is left.
+    type: list
+    elements: str
+    default: []
+  drain:
+    description: Seconds to wait for the sessions of O(writer_roles) to end.
+    type: float
+    default: 10
+extends_documentation_fragment:
+  - community.postgresql.postgres
+  - habitat.runbook.run
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+seealso:
+  - module: habitat.runbook.schema_migrations_info
+"""
+
+EXAMPLES = r"""
+- name: Apply what is pending
+  habitat.runbook.schema_migrations:
+    schema_dir: schema
+    login_host: 127.0.0.1
+    login_user: habitat
+    login_password: "{{ vault_habitat_password }}"
+    login_db: habitat
+    env: staging
+    run_id: 20261122t100211z-k3f
+
+- name: Record that the database already has everything up to 06
+  habitat.runbook.schema_migrations:
+    state: baseline
+    target: "06"
+    schema_dir: schema
+    login_db: habitat
+    env: staging
+    run_id: 20261122t100211z-k3f
+"""
+
+RETURN = r"""
+applied:
+  description: Versions applied (in check mode, that would be), with name, file, mode, statements and duration_ms.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{version: "07", name: email_verifications, mode: transaction, statements: 3, duration_ms: 12}]
+recorded:
+  description: Versions recorded by O(state=baseline).
+  returned: success
+  type: list
+  elements: str
+from_version:
+  description: Version of the schema before; null when the ledger was empty.
+  returned: always
+  type: str
+to_version:
+  description: Version of the schema after.
+  returned: always
+  type: str
+failure:
+  description: >-
+    Why a migration failed: version, file, line, column, statement, sqlstate, message, detail, hint, context, advice,
+    and state, which is rolled_back, partial or unknown.
+  returned: when a migration failed
+  type: dict
+refusals:
+  description: Why nothing was begun, each with what, found and next.
+  returned: when refused
+  type: list
+  elements: dict
+settings:
+  description: lock_timeout and statement_timeout as the server reported them back.
+  returned: when something was applied
+  type: dict
+other_sessions:
+  description: Sessions that are no service of ours and stayed connected.
+  returned: when something was applied
+  type: list
+  elements: dict
+"""
+
+import functools
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils.database import (
+    connection_parameters,
+    database_argument_spec,
+    open_connection,
+    require_psycopg,
+)
+
+
+def main() -> None:
+    spec = database_argument_spec()
+    spec.update(
+        state={"type": "str", "choices": ["applied", "baseline"], "default": "applied"},
+        schema_dir={"type": "path", "required": True},
+        target={"type": "str"},
+        plan={"type": "path"},
+        env={"type": "str", "required": True},
+        run_id={"type": "str", "required": True},
+        run_dir={"type": "path"},
+        operator={"type": "str", "default": "unknown"},
+        lock_timeout={"type": "str", "default": "5s"},
+        statement_timeout={"type": "str", "default": "10min"},
+        writer_roles={"type": "list", "elements": "str", "default": []},
+        drain={"type": "float", "default": 10},
+    )
+    module = AnsibleModule(
+        argument_spec=spec, supports_check_mode=True, required_if=[("state", "baseline", ["target"])]
+    )
+    require_psycopg(module)
+    from ansible_collections.habitat.runbook.plugins.module_utils import migrate
+
+    parameters = module.params
+    timeouts = {name: parameters[name] for name in ("lock_timeout", "statement_timeout")}
+    try:
+        connect = connection_parameters(module, parameters["run_id"], **timeouts)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    opener = functools.partial(open_connection, module, connect)
+    work = migrate.baseline if parameters["state"] == "baseline" else migrate.migrate
+    finish(module, work(opener, parameters, module.check_mode, module._diff))
+
+
+def finish(module: AnsibleModule, result: dict[str, Any]) -> None:
+    if result.get("msg"):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The module's work without Ansible around it: ``python -m tests.benchmarks.apply_bundle SOCKET_FOLDER BUNDLE``."""
+
+from __future__ import annotations
+
+import sys
+
+import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import engine
+from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name, session_options
+from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
+
+RUN = Run("20261122t100211z-k3f", "bench")
+
+
+def main(host: str, bundle: str) -> None:
+    def connect() -> psycopg.Connection:
+        settings = {"application_name": session_name(RUN.run_id), "options": session_options("5s", "10min")}
+        return psycopg.connect(host=host, user="postgres", autocommit=True, **settings)
+
+    with connect() as connection:
+        comparison = compare_bundle(connection, bundle, "bench")[0]
+    outcome = engine.apply(connect, bundle, [state.version for state in comparison.pending()], RUN)
+    if outcome.failure or not outcome.applied:
+        sys.exit(str(outcome))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

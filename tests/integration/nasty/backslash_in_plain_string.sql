@@ -1,0 +1,3 @@
+SELECT 'a\';
+SELECT 'C:\dir\', '\\';
+SELECT '\'';';

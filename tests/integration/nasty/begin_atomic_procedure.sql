@@ -1,0 +1,11 @@
+CREATE TABLE log (a int);
+CREATE OR REPLACE PROCEDURE a3(a int DEFAULT (1), b text DEFAULT ';')
+LANGUAGE SQL
+Begin Atomic
+  INSERT INTO log VALUES (a);
+  INSERT INTO log VALUES (CASE WHEN a > 1 THEN 1 END);
+End;
+CALL a3();
+CREATE /* or */ OR -- x
+ REPLACE PROCEDURE a3(a int, b text) BEGIN ATOMIC; END;
+SELECT 1;

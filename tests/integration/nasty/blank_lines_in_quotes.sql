@@ -1,0 +1,12 @@
+SELECT 'a
+
+
+b;';
+SELECT $$
+
+;
+
+$$;
+SELECT "x
+
+;";

@@ -1,0 +1,5 @@
+SELECT 1;
+-- one;
+/* two; */
+-- three
+SELECT 2; -- four

@@ -1,0 +1,7 @@
+CREATE SCHEMA e1
+  CREATE TABLE t (a int)
+  CREATE VIEW v AS SELECT a FROM t;
+CREATE POLICY p ON e1.t USING (a = 1 AND ';' <> '');
+CREATE TYPE e1.mood AS ENUM ('a;', 'b''');
+ALTER TYPE e1.mood ADD VALUE 'c;';
+COMMENT ON TABLE e1.t IS 'VACUUM; BEGIN';

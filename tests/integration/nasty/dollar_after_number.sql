@@ -1,0 +1,8 @@
+SELECT 1$$a;b$$;
+SELECT 1$x$;$x$;
+SELECT 1a$x$;
+SELECT 2;
+SELECT 1.5$$;$$, 1.$$;$$;
+SELECT 0x1F$$;
+SELECT 1_000$$;
+SELECT 3;

@@ -1,0 +1,2 @@
+SELECT a$b$c FROM (SELECT 1 AS a$b$c) x; SELECT 1 AS x$$; SELECT 2 AS y$$;
+SELECT tag$1$ FROM t; SELECT $1$;

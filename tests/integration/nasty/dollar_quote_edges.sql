@@ -1,0 +1,4 @@
+SELECT $$$$;SELECT $a$$a$;
+SELECT $a$ $b$a$; $a$ $a$;
+SELECT $$;$$;$$;$$;
+SELECT 1;

@@ -1,0 +1,2 @@
+SELECT 'it''s; ok', '''', '''''', '', 'a''''b;';
+SELECT '''; SELECT ''';

@@ -1,0 +1,4 @@
+SELECT E'line one \
+line two;\
+';
+SELECT 1;

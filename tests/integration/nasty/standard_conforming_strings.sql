@@ -1,0 +1,13 @@
+SELECT 'a\';
+SET standard_conforming_strings = off;
+SELECT 'a\';b', 'c\\';
+SELECT 'it''s\';';
+SELECT U&'x\';
+SELECT "a\";
+SELECT B'1\';
+SELECT B'1''a\';b';
+SELECT x'f\';
+SELECT N'a\';b';
+SET standard_conforming_strings TO 'on';
+SELECT 'a\';
+SELECT 1;

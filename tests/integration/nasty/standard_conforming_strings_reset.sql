@@ -1,0 +1,16 @@
+set session standard_conforming_strings to false;
+select 'a\';b';
+reset standard_conforming_strings;
+select 'a\';
+SET /* c; */ "standard_conforming_strings" = 0;
+SELECT 'a\';b';
+RESET ALL;
+SELECT 'a\';
+set standard_conforming_strings=OFF;
+SELECT 'a\';b';
+DISCARD ALL;
+SELECT 'a\';
+SET standard_conforming_strings = off;
+SELECT 'a\';b';
+SET standard_conforming_strings TO DEFAULT;
+SELECT 'a\';

@@ -1,0 +1,388 @@
+"""The modules themselves: run as Ansible runs them, killed, watched for secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils import manifest
+
+from demo.embedded import postgres
+
+MODULES = "ansible_collections.habitat.runbook.plugins.modules"
+REPOSITORY = Path(__file__).parents[2]
+RUN = "20261122t100211z-k3f"
+ID = f"local-{RUN}"
+CANARY = "c4n4ry'\\ pässword"
+
+
+def environment(**more: str) -> dict[str, str]:
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+    return {**ours, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
+def start(module: str, check: bool = False, **options) -> subprocess.Popen[str]:
+    """A module's process, given its options as Ansible gives them."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"{MODULES}.{module}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check}}))
+    process.stdin.close()
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> dict:
+    answer, errors = process.stdout.read(), process.stderr.read()
+    process.wait()
+    assert errors == ""
+    return json.loads(answer)
+
+
+def run(module: str, check: bool = False, **options) -> dict:
+    return finish(start(module, check, **options))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def options(cluster, database, folder) -> dict:
+    """Options of a backup that works."""
+    return {
+        "login_db": database,
+        "login_unix_socket": str(cluster.folder),
+        "login_user": "postgres",
+        "run_id": RUN,
+        "env": "local",
+        "backup_dir": str(folder),
+        "bin_dir": str(postgres.BIN),
+        "operator": "alice",
+    }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_backup_and_the_list_of_it(connection, options, folder):
+    connection.execute(
+        "CREATE TABLE schema_migrations (version text, applied_at timestamptz); "
+        "INSERT INTO schema_migrations VALUES ('06'), ('07'); CREATE TABLE members AS SELECT generate_series(1, 5)"
+    )
+    done = run("database_backup", **options)
+    told = manifest.read(folder / f"{ID}.json")
+    assert told["taken_by"] == "alice"
+    assert done["changed"] is True
+    assert done["removed"] == []
+    assert done["seconds"] == told["seconds"] > 0
+    assert done["backup"] == {
+        "id": ID,
+        "dump": str(folder / f"{ID}.dump"),
+        "compression": told["dump"]["compression"],
+        "size": (folder / f"{ID}.dump").stat().st_size,
+        "sha256": told["dump"]["sha256"],
+        "taken_at": told["taken_at"],
+        "database": options["login_db"],
+        "ledger_version": "07",
+        "schema_sha256": told["schema_sha256"],
+        "tables": 2,
+        "rows": 7,
+    }
+    listed = run("database_backup_info", backup_dir=str(folder))
+    assert listed["changed"] is False
+    assert listed["backups"] == [
+        {
+            "id": ID,
+            "dump": done["backup"]["dump"],
+            "verified": True,
+            "problems": [],
+            "taken_at": told["taken_at"],
+            "size": done["backup"]["size"],
+            "environment": "local",
+            "database": options["login_db"],
+            "ledger_version": "07",
+        }
+    ]
+    assert run("database_backup_info", backup_dir=str(folder), id=ID, check=True)["backups"] == listed["backups"]
+
+
+def test_through_ansible(options, folder, tmp_path):
+    (tmp_path / "ansible.cfg").write_text(f"[defaults]\ncollections_path = {REPOSITORY / 'collections'}\n")
+    command = [str(Path(sys.executable).parent / "ansible"), "localhost", "-c", "local", "-i", "localhost,"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    done = subprocess.run(
+        [*command, "-m", "habitat.runbook.database_backup", "-a", json.dumps(options)],
+        cwd=tmp_path,
+        env=environment(ANSIBLE_CONFIG=str(tmp_path / "ansible.cfg")),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.startswith("localhost | CHANGED => ")
+    assert json.loads(done.stdout.split(" => ", 1)[1])["backup"]["id"] == ID
+    assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
+
+
+def test_check_mode_tells_and_writes_nothing(options, folder):
+    done = run("database_backup", check=True, **options)
+    assert done["changed"] is True
+    assert (done["backup"]["id"], done["backup"]["dump"]) == (ID, str(folder / f"{ID}.dump"))
+    assert done["database_bytes"] > 1_000_000
+    assert not folder.exists()
+
+
+def test_a_second_backup_of_the_run_fails(options):
+    assert run("database_backup", **options)["changed"]
+    again = run("database_backup", **options)
+    assert again["failed"]
+    assert again["msg"].endswith(f"{ID}.json is there already; a run takes one backup, start another run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_id": "20261122t100211z-k3f\n"}, "run_id is '20261122t100211z-k3f\\n'; expected a form such as"),
+        ({"run_id": "../../x"}, "run_id is '../../x'; expected"),
+        ({"env": "$(id)"}, "env is '$(id)'; expected"),
+        ({"login_db": "nowhere"}, "cannot connect to database nowhere at "),
+        ({"login_unix_socket": "/nowhere"}, "cannot connect to database"),
+        ({"bin_dir": "/nowhere"}, "there is no pg_dump in /nowhere; install the PostgreSQL "),
+        ({"backup_dir": "/dev/null"}, "backup_dir /dev/null is not a folder; name another one"),
+        ({"run_dir": "/nowhere"}, "this run does not hold the run lock (nobody does); start again with"),
+    ],
+)
+def test_refusals_are_one_sentence(options, folder, changes, message):
+    failed = run("database_backup", **{**options, **changes})
+    assert failed["failed"]
+    assert failed["msg"].startswith(message)
+    assert "\n" not in failed["msg"]
+    assert "exception" not in failed
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": "../../etc/passwd"}, "id is '../../etc/passwd'; expected a backup's id such as"),
+        ({"id": "staging-20261122t100211z-k3f"}, "there is no backup staging-20261122t100211z-k3f in "),
+        ({"backup_dir": "/dev/null"}, "the backups in /dev/null cannot be listed: Not a directory"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path, changes, message):
+    failed = run("database_backup_info", **{"backup_dir": str(tmp_path), **changes})
+    assert failed["failed"]
+    assert failed["msg"].startswith(message)
+
+
+def test_a_broken_manifest_is_listed(tmp_path):
+    (tmp_path / f"{ID}.json").write_text('{"format": 1')
+    (found,) = run("database_backup_info", backup_dir=str(tmp_path))["backups"]
+    assert (found["id"], found["verified"], found["problems"]) == (ID, False, ["the manifest is not JSON"])
+
+
+# Killed
+
+
+def dumping() -> list[int]:
+    """Processes of pg_dump that belong to a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes()
+            if b"pg_dump" in command and f"runbook/{RUN}".encode() in command:
+                found.append(int(path.parent.name))
+    return found
+
+
+def sessions(cluster) -> int:
+    with cluster.connect() as admin:
+        text = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        return admin.execute(text, [f"runbook/{RUN}"]).fetchone()[0]
+
+
+def kill_and_look(cluster, process: subprocess.Popen[str], folder: Path, how: int = signal.SIGKILL) -> None:
+    """Kill the module; within 3 s nothing of it may be left but the part file."""
+    process.send_signal(how)
+    killed = time.monotonic()
+    process.wait()
+    wait_for(lambda: not dumping() and not sessions(cluster), 3)
+    assert time.monotonic() - killed < 3
+    assert names(folder) == [f"{ID}.dump.part"]
+
+
+def recovers(options: dict, folder: Path) -> None:
+    again = "20261122t100311z-abc"
+    done = run("database_backup", **{**options, "run_id": again})
+    assert done["removed"] == [f"{ID}.dump.part"]
+    assert names(folder) == [f"local-{again}.dump", f"local-{again}.json"]
+
+
+def test_killed_while_pg_dump_waits_for_a_lock(cluster, database, connection, options, folder):
+    connection.execute("CREATE VIEW v AS SELECT 1 AS one")
+    with cluster.connect(database, autocommit=False) as other:
+        other.execute("CREATE OR REPLACE VIEW v AS SELECT 1 AS one")
+        process = start("database_backup", **options)
+        wait_for(lambda: len(dumping()) == 2 and sessions(cluster) == 3)
+        kill_and_look(cluster, process, folder)
+    recovers(options, folder)
+
+
+@pytest.fixture(scope="module")
+def large(cluster) -> Iterator[str]:
+    """A database that takes pg_dump a second or two."""
+    name = f"large_{os.getpid()}"
+    with cluster.connect() as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    with cluster.connect(name) as session:
+        session.execute(
+            "CREATE TABLE t AS SELECT g AS id, gen_random_uuid() AS a, gen_random_uuid() AS b "
+            "FROM generate_series(1, 500000) g"
+        )
+    yield name
+    with cluster.connect() as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_in_the_middle_of_the_data(cluster, large, options, folder, how):
+    options["login_db"] = large
+    process = start("database_backup", **options)
+    part = folder / f"{ID}.dump.part"
+    wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000)
+    assert dumping()
+    kill_and_look(cluster, process, folder, how)
+    recovers(options, folder)
+
+
+def test_interrupted_it_cleans_up_itself(cluster, large, options, folder):
+    options["login_db"] = large
+    process = start("database_backup", **options)
+    part = folder / f"{ID}.dump.part"
+    wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000)
+    process.send_signal(signal.SIGINT)
+    process.wait(5)
+    assert names(folder) == []
+    wait_for(lambda: not dumping() and not sessions(cluster), 3)
+
+
+def test_memory_does_not_grow_with_the_data(large, options, folder):
+    """The dump is some 20 MB; a module that held it would show."""
+    options["login_db"] = large
+    process = start("database_backup", **options)
+    highest = 0
+    while process.poll() is None:
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            highest = max(highest, int(next(line for line in lines if line.startswith("VmHWM")).split()[1]))
+        time.sleep(0.005)
+    assert finish(process)["backup"]["size"] > 15_000_000
+    assert 10_000 < highest < 80_000
+
+
+# Secrets
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[dict]:
+    """Options for a server of its own that asks for a password over TCP."""
+    folder = Path(tempfile.mkdtemp(prefix="habitat-pg-"))
+    postgres.init_cluster(folder / "data", "keeper")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = [f"-p{port}", "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            postgres.server_command("postgres", "-D", str(folder / "data"), *settings), stdout=log, stderr=log
+        )
+
+    def prepared() -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            with psycopg.connect(host=str(folder), port=port, user="keeper", dbname="postgres") as session:
+                session.execute(psycopg.sql.SQL("ALTER ROLE keeper PASSWORD {}").format(CANARY))
+                session.execute("CREATE TABLE t AS SELECT g AS id, gen_random_uuid() FROM generate_series(1, 200000) g")
+            return True
+        return False
+
+    wait_for(prepared, 20)
+    where = {"host": "127.0.0.1", "port": port, "user": "keeper", "password": CANARY}
+    yield {f"login_{key}": value for key, value in where.items()} | {"login_db": "postgres"}
+    server.send_signal(signal.SIGINT)
+    server.wait(timeout=20)
+    shutil.rmtree(folder)
+
+
+class Sampler(threading.Thread):
+    """Reads the arguments of all processes again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[bytes] = set()
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    self.seen.add(path.read_bytes())
+
+    def __enter__(self) -> Sampler:
+        self.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.over.set()
+        self.join()
+
+
+def test_the_password_is_nowhere(guarded, folder, tmp_path):
+    options = {**guarded, "run_id": RUN, "env": "local", "backup_dir": str(folder), "bin_dir": str(postgres.BIN)}
+    secret = CANARY.encode()
+    assert secret[:6] == b"c4n4ry"
+    with Sampler() as sampler:
+        process = start("database_backup", **options)
+        answer, errors = process.stdout.read(), process.stderr.read()
+        process.wait()
+    assert json.loads(answer)["backup"]["rows"] == 200000
+    for program in (b"pg_dump", b"pg_restore", b"database_backup"):
+        assert any(program in arguments for arguments in sampler.seen)
+    assert not [arguments for arguments in sampler.seen if secret[:6] in arguments]
+    assert "c4n4ry" not in answer + errors
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or secret[:6] not in path.read_bytes()
+
+
+def test_a_wrong_password_is_one_sentence(guarded, folder):
+    options = {**guarded, "run_id": RUN, "env": "local", "backup_dir": str(folder), "bin_dir": str(postgres.BIN)}
+    failed = run("database_backup", **{**options, "login_password": "wr0ng-one"})
+    assert failed["msg"].startswith("cannot connect to database postgres at 127.0.0.1 port")
+    assert "password authentication failed" in failed["msg"]
+    assert "wr0ng-one" not in json.dumps(failed)
+    assert names(folder) == []

@@ -1,2 +1,0 @@
-def test_server(connection):
-    assert connection.info.server_version >= 150000

@@ -1,0 +1,181 @@
+"""The playbooks as an operator types them, on an embedded stack of the test session's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from demo.embedded import stack as embedded
+from demo.embedded import state
+
+BIN = Path(sys.executable).parent
+RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclass
+class Finished:
+    """What an operator sees of a playbook: exit code and screen; also the recap's counts by host."""
+
+    code: int
+    screen: str
+    changed: dict[str, int] = field(default_factory=dict)
+
+
+class Operator:
+    """Types commands in the repository, for one stack, with a schema folder that tests may write to."""
+
+    def __init__(self, runtime: Path) -> None:
+        self.runtime = runtime
+        self.schema = runtime.parent / "schema"
+        self.reports = runtime.parent / "reports"
+
+    def command(self, playbook: str, *arguments: str) -> list[str]:
+        own = [f"habitat_schema_dir={self.schema}", f"habitat_reports_dir={self.reports}"]
+        extra = [word for one in own for word in ("-e", one)]
+        return [str(BIN / "ansible-playbook"), playbook, "-e", "env=local", *extra, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "HABITAT_RUNTIME": str(self.runtime), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "120"}
+
+    def run(self, playbook: str, *arguments: str) -> Finished:
+        done = subprocess.run(
+            self.command(playbook, *arguments),
+            cwd=state.REPOSITORY,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=180,
+            check=False,
+        )
+        recap = {host: int(changed) for host, _, changed, _, _ in RECAP.findall(done.stdout)}
+        return Finished(done.returncode, done.stdout, recap)
+
+    def start(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(playbook, *arguments),
+            cwd=state.REPOSITORY,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def stack(self) -> state.Stack:
+        found = state.load(self.runtime)
+        assert found
+        return found
+
+    def connect(self, database: str = "habitat") -> psycopg.Connection:
+        stack = self.stack
+        return psycopg.connect(
+            host=stack.socket_folder, port=stack.port, user=stack.superuser, dbname=database, autocommit=True
+        )
+
+    def query(self, sql: str) -> list[tuple]:
+        with self.connect() as connection:
+            return connection.execute(sql).fetchall()
+
+    def execute(self, sql: str) -> None:
+        with self.connect() as connection:
+            connection.execute(sql)
+
+    def versions(self) -> list[str]:
+        if self.query("SELECT to_regclass('schema_migrations')") == [(None,)]:
+            return []
+        return [version for (version,) in self.query("SELECT version FROM schema_migrations ORDER BY version")]
+
+    def services(self) -> dict[str, str]:
+        """State of every process, such as {"habitat:api1": "RUNNING"}."""
+        return {line.split()[0]: line.split()[1] for line in self._supervisor("status")}
+
+    def processes(self) -> dict[str, str]:
+        """Process number of everything that runs; a service that was started again has another one."""
+        return {line.split()[0]: line.split()[3] for line in self._supervisor("status") if "pid" in line}
+
+    def written(self) -> list[Path]:
+        """Every file of the runbook's own: reports, backups, folders of runs."""
+        folders = (self.reports, self.runtime / "backups", self.runtime / "runs")
+        return sorted(path for folder in folders for path in folder.rglob("*"))
+
+    def _supervisor(self, *words: str) -> list[str]:
+        stack = self.stack
+        command = [stack.supervisorctl, "-c", stack.supervisor_conf, *words]
+        return subprocess.run(command, text=True, capture_output=True, check=False).stdout.splitlines()
+
+    def stop_service(self, name: str) -> None:
+        self._supervisor("stop", name)
+
+    def start_service(self, name: str) -> None:
+        self._supervisor("start", name)
+
+    def report(self) -> dict:
+        newest = sorted(self.reports.glob("*/report.json"))[-1]
+        return json.loads(newest.read_text())
+
+    def write(self, name: str, sql: str) -> Path:
+        path = self.schema / name
+        path.write_text(sql)
+        return path
+
+
+@pytest.fixture(scope="session")
+def running_stack() -> Iterator[Path]:
+    """One embedded stack per test process, in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="habitat-runtime-"))
+    runtime = folder / "local"
+    embedded.up(runtime)
+    yield runtime
+    embedded.destroy(runtime)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh(operator: Operator, template: str) -> Operator:
+    """Everything as before the first run: own copy of schema/ up to 07, no report, no backup, all services up."""
+    for folder in (operator.schema, operator.reports, operator.runtime / "backups"):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(state.REPOSITORY / "schema", operator.schema)
+    with operator.connect("postgres") as connection:
+        connection.execute("DROP DATABASE IF EXISTS habitat WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE habitat OWNER habitat TEMPLATE {template}")
+    operator.start_service("habitat:")
+    return operator
+
+
+@pytest.fixture
+def operator(running_stack: Path) -> Operator:
+    """An operator in front of an empty database."""
+    return fresh(Operator(running_stack), "template0")
+
+
+@pytest.fixture
+def at_05(running_stack: Path, template_05: str) -> Operator:
+    """An operator in front of a database with 01 to 05 applied."""
+    return fresh(Operator(running_stack), template_05)
+
+
+@pytest.fixture(scope="session")
+def template_05(running_stack: Path) -> str:
+    """A copy of the database as the runbook itself migrated it to 05."""
+    operator = fresh(Operator(running_stack), "template0")
+    done = operator.run("migrate.yml", "-e", "target=05")
+    assert done.code == 0, done.screen
+    operator.stop_service("habitat:")
+    with operator.connect("postgres") as connection:
+        connection.execute("ALTER DATABASE habitat RENAME TO habitat_05")
+    return "habitat_05"

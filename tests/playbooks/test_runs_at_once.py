@@ -1,0 +1,107 @@
+"""One run at a time, nothing left behind, and no secret anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+HOLD = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'runbook%'"
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_second_run_is_refused_and_touches_nothing(at_05):
+    at_05.write("08_slow.sql", "SELECT pg_sleep(12);\n-- Down migration\nSELECT 1;")
+    first = at_05.start("migrate.yml")
+    try:
+        wait_for(
+            lambda: at_05.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == [(1,)]
+        )
+        second = at_05.run("migrate.yml")
+        assert second.code == 2
+        assert "another run holds local/habitat" in second.screen
+        assert "phase APPLY" in second.screen
+        assert at_05.services()["habitat:api1"] == "STOPPED", "the refused run must not start what the first stopped"
+        status = at_05.run("playbooks/status.yml")
+        assert status.code == 0
+        assert ", phase APPLY, since" in status.screen
+        assert "NEXT      a run is going on" in status.screen
+    finally:
+        screen, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, screen
+    assert at_05.versions()[-1] == "08"
+    assert at_05.query(HOLD) == [(0,)]
+    assert list((at_05.runtime / "runs").iterdir()) == []
+
+
+def test_the_lock_is_gone_with_a_killed_controller(at_05):
+    at_05.write("08_slow.sql", "SELECT pg_sleep(60);\n-- Down migration\nSELECT 1;")
+    run = at_05.start("migrate.yml")
+    wait_for(lambda: at_05.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == [(1,)])
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    wait_for(lambda: at_05.query(locks) == [(0,)], 10)
+    assert at_05.versions()[-1] == "07"
+    at_05.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'runbook/%'")
+    (at_05.schema / "08_slow.sql").unlink()
+    at_05.start_service("habitat:")
+    assert at_05.run("migrate.yml").code == 0
+
+
+@pytest.mark.parametrize("verbosity", ["-v", "-vvvv"])
+def test_no_secret_on_any_screen_in_any_file_or_argument(at_05, verbosity):
+    secrets = [at_05.stack.owner_password, at_05.stack.app_password]
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.005):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().decode(errors="replace")
+                except OSError:
+                    continue
+                seen.update(secret for secret in secrets if secret in line)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        done = at_05.run("migrate.yml", verbosity)
+    finally:
+        over.set()
+        thread.join()
+    assert done.code == 0, done.screen
+    assert not seen
+    assert not [secret for secret in secrets if secret in done.screen]
+    written = [
+        path for folder in (at_05.reports, at_05.runtime / "runs") for path in folder.rglob("*") if path.is_file()
+    ]
+    manifests = list((at_05.runtime / "backups").glob("*.json"))
+    for path in [*written, *manifests]:
+        assert not [secret for secret in secrets if secret in path.read_text(errors="replace")], path
+
+
+def test_a_backup_that_fails_touches_nothing(at_05):
+    processes = at_05.processes()
+    at_05.execute(
+        "CREATE TABLE theirs (id int); ALTER TABLE theirs OWNER TO postgres; REVOKE ALL ON theirs FROM PUBLIC"
+    )
+    done = at_05.run("migrate.yml")
+    assert done.code == 2
+    assert "theirs" in done.screen
+    assert "The services were not touched, the schema is at 05." in done.screen
+    assert at_05.processes() == processes
+    assert at_05.report()["outcome"] == "stopped_safe"
+    assert not list((at_05.runtime / "backups").iterdir())
+    assert at_05.query(HOLD) == [(0,)]

@@ -1,0 +1,172 @@
+"""Roles and playbooks keep the form they promise: documented defaults, own names, short task files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+ROLES = sorted(path for path in (REPOSITORY / "roles").iterdir() if path.is_dir())
+PLAYBOOKS = sorted((REPOSITORY / "playbooks").glob("*.yml"))
+SHARED = "habitat_run"
+SECTIONS = ("block", "rescue", "always")
+KEYWORDS = {
+    *("name", "when", "vars", "register", "loop", "loop_control", "until", "retries", "delay", "changed_when"),
+    *("failed_when", "check_mode", "delegate_to", "become", "no_log", "tags", "run_once", "ignore_errors", "notify"),
+}
+
+
+def of(role: Path, file: str) -> Any:
+    path = role / file
+    return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def specified(role: Path) -> dict[str, dict[str, Any]]:
+    return of(role, "meta/argument_specs.yml")["argument_specs"]["main"].get("options", {})
+
+
+def every(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tasks with those inside their blocks, in order."""
+    for task in tasks or []:
+        yield task
+        for section in SECTIONS:
+            yield from every(task.get(section, []))
+
+
+def action_of(task: dict[str, Any]) -> set[str]:
+    return set(task) - KEYWORDS - set(SECTIONS)
+
+
+def names(folder: list[Path]) -> list[str]:
+    return [path.stem if path.suffix else path.name for path in folder]
+
+
+def every_play() -> list[tuple[str, dict[str, Any]]]:
+    return [(path.name, play) for path in PLAYBOOKS for play in yaml.safe_load(path.read_text())]
+
+
+def test_there_are_roles_and_playbooks():
+    assert {"preflight", "backup", "stop", "apply", "start", "verify", "report"} <= set(names(ROLES))
+    assert {"migrate", "status", "plan", "backup", "baseline", "_environment"} <= set(names(PLAYBOOKS))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_defaults_are_the_options_that_are_not_required(role):
+    optional = {name: option for name, option in specified(role).items() if not option.get("required")}
+    assert [name for name, option in optional.items() if "default" not in option] == []
+    assert (of(role, "defaults/main.yml") or {}) == {name: option["default"] for name, option in optional.items()}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_every_option_says_what_it_is(role):
+    for option in specified(role).values():
+        assert option["type"]
+        assert option["description"]
+        assert option["type"] != "list" or option["elements"]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_variables_bear_the_name_of_their_role(role):
+    tasks = list(every(of(role, "tasks/main.yml")))
+    facts = [name for task in tasks for name in task.get("ansible.builtin.set_fact", {}) if name != "cacheable"]
+    own = [
+        *specified(role),
+        *(of(role, "defaults/main.yml") or {}),
+        *(of(role, "vars/main.yml") or {}),
+        *(task["register"] for task in tasks if "register" in task),
+        *facts,
+    ]
+    allowed = re.compile(rf"(__)?{role.name}_\w+|{SHARED}")
+    assert [name for name in own if not allowed.fullmatch(name)] == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_the_shared_variable_is_required_where_it_is_used(role):
+    text = "".join(path.read_text() for path in role.glob("[dtv]*/main.yml"))
+    if re.search(rf"\b{SHARED}\b", text):
+        assert specified(role)[SHARED]["required"] is True
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_a_role_reads_top_to_bottom_on_one_screen(role):
+    assert len((role / "tasks/main.yml").read_text().splitlines()) <= 60
+    allowed = {"tasks/main.yml", "defaults/main.yml", "meta/argument_specs.yml", "vars/main.yml"}
+    assert {str(path.relative_to(role)) for path in role.rglob("*") if path.is_file()} <= allowed
+
+
+@pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
+def test_tasks_of_roles_are_named_and_use_full_names(role):
+    check_tasks(of(role, "tasks/main.yml"))
+
+
+@pytest.mark.parametrize(("file", "play"), every_play(), ids=lambda value: value if isinstance(value, str) else "")
+def test_plays_are_named_and_use_full_names(file, play):
+    assert play["name"][0].isupper()
+    check_tasks(play.get("tasks", []))
+    assert not set(play) & {"roles", "pre_tasks", "post_tasks", "vars_prompt"}
+
+
+def check_tasks(tasks: list[dict[str, Any]]) -> None:
+    for task in every(tasks):
+        assert task["name"][0].isupper(), task["name"]
+        for action in action_of(task):
+            assert re.fullmatch(r"\w+\.\w+\.\w+", action), f"{task['name']}: {action}"
+
+
+def registered(role: str) -> set[str]:
+    """Names a role's tasks register; none for the lock, whose second import is the last thing a run does."""
+    if role == "habitat.runbook.lock":
+        return set()
+    tasks = of(REPOSITORY / "roles" / role.rpartition(".")[2], "tasks/main.yml")
+    return {task["register"] for task in every(tasks) if "register" in task}
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=names(PLAYBOOKS))
+def test_no_imported_role_is_switched_by_what_it_sets_itself(playbook):
+    """A condition of import_role is asked again before every task of the role, so the role would cut itself off.
+
+    What a skipped task registers also replaces what the task had registered before.
+    """
+    found = []
+    for play in yaml.safe_load(playbook.read_text()):
+        for task in every(play.get("tasks", [])):
+            role = task.get("ansible.builtin.import_role", {}).get("name")
+            if role:
+                words = set(re.findall(r"\w+", str(task.get("when", ""))))
+                found += [(task["name"], name) for name in sorted(words & registered(role))]
+    assert found == []
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=names(PLAYBOOKS))
+def test_no_second_import_of_a_role_wipes_what_the_first_found(playbook):
+    """A task that is skipped registers that it was skipped, so the report would not see what had really happened.
+
+    include_role asks its condition once and leaves everything alone when it is false.
+    """
+    for play in yaml.safe_load(playbook.read_text()):
+        seen: set[str] = set()
+        for task in every(play.get("tasks", [])):
+            role = task.get("ansible.builtin.import_role", {}).get("name", "")
+            assert not ("when" in task and role in seen and registered(role)), task["name"]
+            seen.add(role)
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=names(PLAYBOOKS))
+def test_every_playbook_checks_its_environment_first(playbook):
+    plays = yaml.safe_load(playbook.read_text())
+    if playbook.name == "_environment.yml":
+        assert plays[0]["hosts"] == "localhost"
+        return
+    assert plays[0]["ansible.builtin.import_playbook"] == "_environment.yml"
+    assert "env" in plays[0]["vars"]["runbook_inputs"]
+
+
+@pytest.mark.parametrize("playbook", ["migrate", "backup", "baseline"])
+def test_a_playbook_that_changes_something_can_be_asked_to_confirm(playbook):
+    plays = yaml.safe_load((REPOSITORY / "playbooks" / f"{playbook}.yml").read_text())
+    assert "confirm" in plays[0]["vars"]["runbook_inputs"]

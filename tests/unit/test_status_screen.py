@@ -1,0 +1,169 @@
+"""What status.yml shows, and the one thing it says to do next; screens are kept in ``golden/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils import status_screen
+
+from tests.unit.conftest import GOLDEN
+from tests.unit.runs import RUNS, finished
+from tests.unit.samples import (
+    HOLDER,
+    LONG,
+    PROBES,
+    REFUSALS,
+    SERVICES,
+    SICK,
+    raw,
+    session,
+    state,
+    stored,
+    waiting,
+)
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """The data of the status screen, made of what role and modules return."""
+    migrations = {
+        "current": "07",
+        "versions": [
+            state("01", "treasury_core", state="baseline", duration_ms=0),
+            state("06", "security", duration_ms=184),
+            state("07", "email_verifications"),
+        ],
+        "refusals": [],
+        "warnings_in_files": [],
+    }
+    around = {"holder": None, "sessions": [session(seconds=3), session(seconds=None, state="idle")]}
+    facts = {
+        "around": {name: changes.pop(name, value) for name, value in around.items()},
+        "env": "staging",
+        "database": "habitat",
+        "services": {"running": SERVICES, "stopped": []},
+        "probes": PROBES,
+        "successes": 1,
+        "backups": [
+            stored(),
+            stored(id="staging-20261121t080000z-x1y"),
+            stored(id="broken", verified=False, size=None),
+        ],
+        "last_run": finished(raw()),
+    }
+    of_migrations = {name: changes.pop(name) for name in list(changes) if name in migrations}
+    return status_screen.build({**facts, "migrations": {**migrations, **of_migrations}, **changes})
+
+
+def shown(**changes: Any) -> str:
+    return status_screen.status(status(**changes))
+
+
+SCREENS: dict[str, Callable[[], str]] = {
+    "status": shown,
+    "status_empty": lambda: shown(
+        current=None, versions=[], services={"running": [], "stopped": []}, backups=[], last_run=None
+    ),
+    "status_pending": lambda: shown(
+        current="05",
+        versions=[state("05", "indexes"), waiting("06", "security"), waiting("07", LONG)],
+        last_run=None,
+    ),
+    "status_partial": lambda: shown(
+        versions=[
+            state("07", "", state="by hand", duration_ms=None, run_id=None),
+            waiting(
+                "08",
+                "members_email_idx",
+                state="partial",
+                label="partial 2/5",
+                run_id="20261121t220000z-p02",
+                error="canceling statement due to lock timeout",
+            ),
+        ],
+        last_run=finished(RUNS["migration_partial"]),
+    ),
+    "status_problems": lambda: shown(
+        versions=[
+            state("05", "indexes", state="changed"),
+            waiting("06", "security", state="out of order"),
+            state("07", "", state="missing"),
+        ],
+        refusals=REFUSALS,
+        warnings_in_files=["schema/06_security.sql: no down section"],
+        sessions=[session(), session(pid=99, app=None, query=None, seconds=60)],
+    ),
+    "status_during_a_run": lambda: shown(
+        holder=HOLDER, services={"running": [], "stopped": SERVICES}, probes=[SICK, SICK]
+    ),
+    "status_down": lambda: shown(
+        services={"running": [], "stopped": SERVICES}, last_run=finished(RUNS["start_failed"])
+    ),
+    "status_unhealthy": lambda: shown(
+        services={"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]},
+        probes=[PROBES[0], SICK],
+        last_run=finished(RUNS["unhealthy"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(golden, name):
+    golden(name, SCREENS[name]())
+
+
+def test_no_golden_file_is_left_over():
+    assert {path.stem for path in GOLDEN.glob("status*.txt")} == set(SCREENS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "next_step"),
+    [
+        ({}, "nothing to do"),
+        ({"versions": [waiting("08", "x")]}, "ansible-playbook migrate.yml -e env=staging"),
+        ({"versions": [waiting("08", "x", state="partial")]}, "ansible-playbook migrate.yml -e env=staging"),
+        ({"holder": HOLDER, "refusals": REFUSALS}, "a run is going on: wait for its end"),
+        ({"refusals": REFUSALS, "versions": [waiting("08", "x")]}, REFUSALS[0]["next"]),
+        ({"probes": [PROBES[0], SICK]}, "the API is not healthy: look at its log"),
+        (
+            {"services": {"running": [], "stopped": SERVICES}, "versions": [waiting("08", "x")]},
+            "the services are down: start them, then look again",
+        ),
+    ],
+)
+def test_the_one_thing_to_do_next(changes, next_step):
+    assert status(**changes)["next"] == next_step
+
+
+def test_the_status_takes_the_services_as_the_module_returns_them():
+    (line,) = (line for line in shown(services={"running": SERVICES, "stopped": []}).splitlines() if "SERVICES" in line)
+    assert line == "SERVICES  habitat:api_0, habitat:api_1, habitat:worker running"
+
+
+def test_what_the_last_run_said_is_next_while_nobody_did_it():
+    # Otherwise the command to roll back is lost with the screen it was on.
+    down = {"running": [], "stopped": SERVICES}
+    for changes in ({"probes": [SICK, SICK]}, {"services": down}):
+        last = finished(RUNS["start_failed"])
+        assert last["next"] in shown(last_run=last, **changes)
+
+
+def test_a_service_that_is_down_is_something_to_do():
+    down = {"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]}
+    assert "habitat:worker" in status(services=down)["next"]
+
+
+def test_an_application_nobody_asked_is_not_called_healthy():
+    assert "API healthy" not in shown(probes=[])
+
+
+def test_backups_that_cannot_be_used_are_not_called_none():
+    text = shown(backups=[stored(verified=False, problems=["the dump is missing"])])
+    (line,) = (line for line in text.splitlines() if line.startswith("BACKUPS"))
+    assert "1" in line
+
+
+def test_a_holder_of_whom_only_the_run_is_known():
+    known = {"run_id": HOLDER["run_id"], "since": HOLDER["since"]}
+    assert "None" not in shown(holder=known)
