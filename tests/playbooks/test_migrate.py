@@ -142,7 +142,8 @@ def test_bad_files_are_refused_before_anything_is_touched(at_05):
     assert "schema/08_open.sql:2" in done.screen
     assert "nothing was changed" in done.screen
     assert at_05.versions()[-1] == "05"
-    assert at_05.written() == []
+    assert not list((at_05.runtime / "backups").rglob("*"))
+    assert at_05.report()["outcome"] == "refused"
 
 
 def test_preflight_refuses_a_long_transaction_and_names_strangers(at_05):

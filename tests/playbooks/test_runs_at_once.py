@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,23 @@ def test_the_lock_is_gone_with_a_killed_controller(at_05):
     assert at_05.run("migrate.yml").code == 0
 
 
+def arguments() -> Iterator[str]:
+    """Argument lists of all processes; those that end meanwhile are left out."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                yield Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
+
+
+def test_the_sampler_sees_a_secret_that_is_there():
+    canary = subprocess.Popen(["sleep", "5.00471100"])
+    try:
+        assert any("5.00471100" in line for line in arguments())
+    finally:
+        canary.kill()
+        canary.wait()
+
+
 @pytest.mark.parametrize("verbosity", ["-v", "-vvvv"])
 def test_no_secret_on_any_screen_in_any_file_or_argument(at_05, verbosity):
     secrets = [at_05.stack.owner_password, at_05.stack.app_password]
@@ -67,12 +87,7 @@ def test_no_secret_on_any_screen_in_any_file_or_argument(at_05, verbosity):
 
     def sample() -> None:
         while not over.wait(0.005):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    line = path.read_bytes().decode(errors="replace")
-                except OSError:
-                    continue
-                seen.update(secret for secret in secrets if secret in line)
+            seen.update(secret for secret in secrets if any(secret in line for line in arguments()))
 
     thread = threading.Thread(target=sample)
     thread.start()
