@@ -68,7 +68,15 @@ class ActionModule(ActionBase):
 def operator(given: dict[str, Any]) -> str:
     """The person behind the run: as AWX or the CI job says, else who is logged in."""
     named = given.get("awx_user_name") or given.get("tower_user_name") or os.environ.get("GITHUB_ACTOR")
-    return str(named or os.environ.get("SUDO_USER") or getpass.getuser())
+    return str(named or os.environ.get("SUDO_USER") or _logged_in())
+
+
+def _logged_in() -> str:
+    """The user's name; a container may run as a number that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def origin(given: dict[str, Any]) -> str:

@@ -38,9 +38,9 @@ def size(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``0.02 s``, ``3.1 s``, ``51 s``, ``2 min 5 s``, ``3 h 10 min``."""
+    """Seconds for people: ``20 ms``, ``3.1 s``, ``51 s``, ``2 min 5 s``, ``3 h 10 min``."""
     if seconds < 0.1:
-        return f"{seconds:.2f} s"
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

@@ -64,10 +64,10 @@ def test_the_lock_is_gone_with_a_killed_controller(at_05):
 
 def arguments() -> Iterator[str]:
     """Argument lists of all processes; those that end meanwhile are left out."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             with contextlib.suppress(OSError):
-                yield Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
+                yield (process / "cmdline").read_bytes().decode(errors="replace")
 
 
 def test_the_sampler_sees_a_secret_that_is_there():

@@ -70,8 +70,8 @@ def test_room_that_is_not_enough_does_not_look_like_enough():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.00 s"),
-        (0.02, "0.02 s"),
+        (0, "0 ms"),
+        (0.02, "20 ms"),
         (0.184, "0.2 s"),
         (3.14, "3.1 s"),
         (51.2, "51 s"),
