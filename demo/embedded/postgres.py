@@ -100,4 +100,4 @@ def init_cluster(data: Path, superuser: str, programs: Path | None = None) -> No
     auth = ["--auth-local=trust", "--auth-host=scram-sha-256"]
     options = ["-D", str(data), "-U", superuser, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", *auth]
     command = server_command("initdb", *options, programs=programs)
-    subprocess.run(command, check=True, cwd=data.parent, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=data.parent, capture_output=True, text=True)
