@@ -100,7 +100,8 @@ def release(connection: psycopg.Connection, folder: Path, run_id: str) -> bool:
     pid = _holder_pid(folder)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
     query = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
     deadline = time.monotonic() + _END_SECONDS
     while time.monotonic() < deadline:
