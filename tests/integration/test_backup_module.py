@@ -24,7 +24,8 @@ from demo.embedded import postgres
 
 MODULES = "ansible_collections.habitat.runbook.plugins.modules"
 REPOSITORY = Path(__file__).parents[2]
-RUN = "20261122t100211z-k3f"
+# Of its own in every test process: processes are looked for by it, and test processes run side by side.
+RUN = f"20261122t100221z-{os.environ.get('PYTEST_XDIST_WORKER', 'k3f')[:3]}"
 ID = f"local-{RUN}"
 CANARY = "c4n4ry'\\ pässword"
 

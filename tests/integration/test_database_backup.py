@@ -20,7 +20,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import Ba
 from demo.embedded import postgres
 
 BIN = str(postgres.BIN)
-RUN = "20261122t100211z-k3f"
+# Of its own in every test process: processes are looked for by it, and test processes run side by side.
+RUN = f"20261122t100211z-{os.environ.get('PYTEST_XDIST_WORKER', 'k3f')[:3]}"
 ID = f"local-{RUN}"
 OLD_CLIENT = Path("/usr/lib/postgresql/15/bin")
 
