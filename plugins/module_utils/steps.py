@@ -165,7 +165,7 @@ def _finish(connection: psycopg.Connection, head: dict, stream: Stream, who: Run
         error = psycopg.errors.InvalidTransactionState("the file ends inside a transaction it opened: add the COMMIT")
         raise StatementFailed(Item(""), error, lost=False)
     checks = [Item(statement.text, role, statement) for role, statement in stream() if role == "verify"]
-    for answer in run(connection, [Item("BEGIN"), *checks, *ledger_items(head, who, milliseconds)]):
+    for answer in run(connection, [Item("BEGIN"), *checks, *own_role(), *ledger_items(head, who, milliseconds)]):
         check_verify(answer)
     run_one(connection, Item("COMMIT"))
 

@@ -61,8 +61,11 @@ def _items(head: dict, stream: Stream, who: Run) -> Iterator[Item]:
     yield Item("DISCARD ALL", sync=True)
     yield Item(head["begin"])
     yield from timeouts(head, "SET LOCAL")
+    changes_role = False
     for role, statement in stream():
+        changes_role = changes_role or may_change_role(statement)
         yield Item(statement.text, role, statement)
+    yield from own_role() if changes_role else []
     yield from ledger_items(head, who)
 
 
@@ -71,6 +74,15 @@ def timeouts(head: dict, command: str) -> Iterator[Item]:
     for name in ("lock_timeout", "statement_timeout"):
         if head[name] is not None:
             yield Item(f"{command} {name} = '{head[name]}'")
+
+
+def may_change_role(statement: Statement) -> bool:
+    """Whether a statement could leave another role behind: its words say so, in whatever way it is done.
+
+    A statement that hides them (a function made earlier) makes the ledger's insert fail and is rolled back.
+    """
+    text = statement.text.lower()
+    return "role" in text or "authorization" in text
 
 
 def own_role() -> list[Item]:
@@ -85,7 +97,7 @@ def ledger_items(head: dict, who: Run, milliseconds: int | None = None) -> list[
     """
     down = head["down"]["sql"] or None
     values = (head["version"], head["name"], head["checksum"], "apply", milliseconds, who.operator, who.run_id, down)
-    items = [*own_role(), Item(ledger.INSERT, "record", parameters=values)]
+    items = [Item(ledger.INSERT, "record", parameters=values)]
     if head.get("begun") or head["mode"] != "transaction":
         items.append(Item(ledger.CLEAR_PROGRESS, parameters=(head["version"],)))
     return items
