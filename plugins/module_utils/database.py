@@ -49,6 +49,11 @@ def connection_parameters(module: AnsibleModule, run_id: str, **timeouts: str) -
     return parameters
 
 
+def connect_again(parameters: dict[str, Any]) -> psycopg.Connection:
+    """Connect as open_connection does; raises psycopg.OperationalError, so that the caller can try once more."""
+    return psycopg.connect(**parameters, autocommit=True)
+
+
 def open_connection(module: AnsibleModule, parameters: dict[str, Any]) -> psycopg.Connection:
     """Connect in autocommit mode, with plain rows; fails the module in one sentence when that is not possible."""
     connection, error = connect_to_db(module, dict(parameters), autocommit=True, fail_on_conn=False)

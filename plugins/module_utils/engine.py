@@ -40,15 +40,17 @@ class Outcome:
         return {"applied": self.applied, "failure": asdict(self.failure) if self.failure else None}
 
 
-def apply(connect: Connect, bundle: str, versions: Iterable[str], who: Run) -> Outcome:
+def apply(
+    connection: psycopg.Connection, reconnect: Connect, bundle: str, versions: Iterable[str], who: Run
+) -> Outcome:
     """Apply the given versions of the staged plan, in order, and stop at the first failure.
 
-    connect: makes an autocommit connection with the run's settings; it is called again only to find out what became
-    of a COMMIT during which the connection was lost. The caller compared the plan and holds the run lock.
+    connection: in autocommit mode, with the run's settings. reconnect: makes another one, or raises
+    psycopg.OperationalError; it is called only to find out what became of a COMMIT during which the connection was
+    lost. The caller compared the plan and holds the run lock.
     """
     wanted = set(versions)
     outcome = Outcome()
-    connection = connect()
     ledger.ensure_ledger(connection)
     begun = {row["version"] for row in ledger.read_progress(connection)}
     for head, stream in read_bundle(bundle):
@@ -57,7 +59,7 @@ def apply(connect: Connect, bundle: str, versions: Iterable[str], who: Run) -> O
         result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who)
         if isinstance(result, Failure) and result.state == "unknown":
             connection.close()
-            connection, result = _find_out(connect, head, who, result)
+            connection, result = _find_out(reconnect, head, who, result) or (connection, result)
         if isinstance(result, Failure):
             outcome.failure = result
             break
@@ -93,16 +95,21 @@ def _apply_one(connection: psycopg.Connection, head: dict, stream: Stream, who: 
     return apply_steps(connection, head, stream, who)
 
 
-def _find_out(connect: Connect, head: dict, who: Run, lost: Failure) -> tuple[psycopg.Connection, dict | Failure]:
-    """After a COMMIT without an answer: wait until the old session is gone, then believe the ledger."""
+def _find_out(
+    reconnect: Connect, head: dict, who: Run, lost: Failure
+) -> tuple[psycopg.Connection, dict | Failure] | None:
+    """After a COMMIT without an answer: wait until the old session is gone, then believe the ledger.
+
+    None when the server could not be asked in time; the failure stays unknown then.
+    """
     deadline = time.monotonic() + _RECONNECT_SECONDS
     while True:
         try:
-            connection = connect()
+            connection = reconnect()
             break
         except psycopg.OperationalError:
             if time.monotonic() > deadline:
-                raise
+                return None
             time.sleep(0.2)
     if not _old_session_gone(connection, who, deadline):
         return connection, lost

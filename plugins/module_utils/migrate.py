@@ -9,7 +9,6 @@ Both verbs return keyword arguments for exit_json; with a key ``msg`` they are t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,30 +30,27 @@ from ansible_collections.habitat.runbook.plugins.module_utils.writers import wai
 
 _DIFF_CHARACTERS = 100_000
 
-Open = Callable[[], psycopg.Connection]
 
-
-def migrate(open_connection: Open, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
-    """Apply what is pending up to ``target``; in check mode, tell what would be applied."""
-    with open_connection() as connection:
-        comparison, _, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
-        refusals = comparison.refusals or refuse_target(comparison, parameters["target"], parameters["env"])
-        result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
-        if refusals:
-            return _refused(result, refusals)
-        versions = [state.version for state in comparison.pending(parameters["target"])]
-        files = {state.version: state.file for state in comparison.states}
-        wanted = [head for head in heads if head["version"] in versions]
-        result["settings"], wrong = _settings(connection, parameters)
-        if wrong:
-            return _refused(result, [wrong])
-        if diff:
-            result["diff"] = _diff(parameters["plan"], comparison, versions)
-        if check or not wanted:
-            result["applied"] = [dict(plan_line(head), file=files[head["version"]]) for head in wanted]
-            result["to_version"] = _highest(comparison, versions)
-            return dict(result, changed=bool(wanted))
-        return _apply(open_connection, connection, parameters, result, comparison, versions)
+def migrate(
+    connection: psycopg.Connection, reconnect: engine.Connect, parameters: dict[str, Any], check: bool, diff: bool
+) -> dict[str, Any]:
+    """Apply what is pending up to ``target``; in check mode, tell what would be (reconnect: see engine.apply)."""
+    comparison, _, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
+    refusals = comparison.refusals or refuse_target(comparison, parameters["target"], parameters["env"])
+    result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
+    if refusals:
+        return _refused(result, refusals)
+    versions = [state.version for state in comparison.pending(parameters["target"])]
+    result["settings"], wrong = _settings(connection, parameters)
+    if wrong:
+        return _refused(result, [wrong])
+    if diff:
+        result["diff"] = _diff(parameters["plan"], comparison, versions)
+    if check or not versions:
+        result["applied"] = [plan_line(head) for head in heads if head["version"] in versions]
+        result["to_version"] = _highest(comparison, versions)
+        return dict(result, changed=bool(versions))
+    return _apply(connection, reconnect, parameters, result, comparison, versions)
 
 
 def _settings(connection: psycopg.Connection, parameters: dict[str, Any]) -> tuple[dict[str, str], Refusal | None]:
@@ -68,8 +64,8 @@ def _settings(connection: psycopg.Connection, parameters: dict[str, Any]) -> tup
 
 
 def _apply(
-    open_connection: Open,
     connection: psycopg.Connection,
+    reconnect: engine.Connect,
     parameters: dict[str, Any],
     result: dict[str, Any],
     comparison: Comparison,
@@ -86,7 +82,7 @@ def _apply(
             what = f"{left} of the stopped services still connected after {parameters['drain']:.0f} s"
             return _refused(result, [Refusal(what, shown, "end them, then run migrate.yml again")])
         who = Run(parameters["run_id"], parameters["operator"])
-        outcome = engine.apply(open_connection, parameters["plan"], versions, who)
+        outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who)
     result.update(outcome.as_data())
     result["to_version"] = _highest(comparison, [one["version"] for one in outcome.applied])
     result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.done)
@@ -96,19 +92,18 @@ def _apply(
     return result
 
 
-def baseline(open_connection: Open, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
+def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
     """Record the versions up to ``target`` without running them; in check mode, tell which."""
-    with open_connection() as connection:
-        comparison, ledger, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
-        result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
-        versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
-        foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
-        not_held = None if check else _lock_missing(connection, parameters)
-        blocked = foreign or refusals or ([not_held] if not_held else [])
-        if blocked:
-            return _refused(result, blocked)
-        if versions and not check:
-            engine.baseline(connection, heads, versions, Run(parameters["run_id"], parameters["operator"]))
+    comparison, ledger, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
+    result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
+    versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
+    foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
+    not_held = None if check else _lock_missing(connection, parameters)
+    blocked = foreign or refusals or ([not_held] if not_held else [])
+    if blocked:
+        return _refused(result, blocked)
+    if versions and not check:
+        engine.baseline(connection, heads, versions, Run(parameters["run_id"], parameters["operator"]))
     if diff:
         after = "".join(f"{version} recorded as baseline\n" for version in versions)
         header = "schema_migrations"

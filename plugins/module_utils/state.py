@@ -52,14 +52,13 @@ def feed(digest: hashlib._Hash, statement: Statement) -> None:
 
 def read_state(connection: psycopg.Connection, bundle: str, env: str, target: str | None) -> dict[str, Any]:
     """Compare a staged plan with the database; see RETURN of schema_migrations_info for the keys."""
-    comparison, found, heads = compare_bundle(connection, bundle, env)
+    comparison, _, heads = compare_bundle(connection, bundle, env)
     refusals = comparison.refusals or refuse_target(comparison, target, env)
     waiting = [] if refusals else [state.version for state in comparison.pending(target)]
     return {
         **comparison.as_data(),
         "refusals": [asdict(refusal) for refusal in refusals],
         "pending": [plan_line(head) for head in heads if head["version"] in waiting],
-        "ledger_exists": found["exists"],
     }
 
 

@@ -139,6 +139,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
+    connect_again,
     connection_parameters,
     database_argument_spec,
     open_connection,
@@ -174,9 +175,13 @@ def main() -> None:
         connect = connection_parameters(module, parameters["run_id"], **timeouts)
     except ValueError as error:
         module.fail_json(msg=str(error))
-    opener = functools.partial(open_connection, module, connect)
-    work = migrate.baseline if parameters["state"] == "baseline" else migrate.migrate
-    finish(module, work(opener, parameters, module.check_mode, module._diff))
+    with open_connection(module, connect) as connection:
+        if parameters["state"] == "baseline":
+            result = migrate.baseline(connection, parameters, module.check_mode, module._diff)
+        else:
+            again = functools.partial(connect_again, connect)
+            result = migrate.migrate(connection, again, parameters, module.check_mode, module._diff)
+    finish(module, result)
 
 
 def finish(module: AnsibleModule, result: dict[str, Any]) -> None:

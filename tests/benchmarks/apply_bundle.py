@@ -20,7 +20,8 @@ def main(host: str, bundle: str) -> None:
 
     with connect() as connection:
         comparison = compare_bundle(connection, bundle, "bench")[0]
-    outcome = engine.apply(connect, bundle, [state.version for state in comparison.pending()], RUN)
+        versions = [state.version for state in comparison.pending()]
+        outcome = engine.apply(connection, connect, bundle, versions, RUN)
     if outcome.failure or not outcome.applied:
         sys.exit(str(outcome))
 

@@ -51,7 +51,7 @@ class Workshop:
         comparison = self.compare()
         assert not comparison.refusals, comparison.refusals
         versions = [state.version for state in comparison.pending(target)]
-        return engine.apply(self.connect, str(self.bundle), versions, RUN)
+        return engine.apply(self.connect(), self.connect, str(self.bundle), versions, RUN)
 
     def states(self) -> dict[str, str]:
         return {state.version: state.label for state in self.compare().states}

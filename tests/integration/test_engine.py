@@ -241,6 +241,34 @@ def test_a_connection_lost_at_commit_is_looked_up_not_guessed(workshop, monkeypa
     assert [one["version"] for one in outcome.applied] == ["01"]
 
 
+def test_a_server_that_cannot_be_asked_after_a_lost_commit_leaves_it_unknown(workshop, monkeypatch):
+    from ansible_collections.habitat.runbook.plugins.module_utils import engine, transaction
+
+    real, tries = transaction.run_one, []
+
+    def lost(connection, item):
+        if item.sql == "COMMIT":
+            raise transaction.StatementFailed(item, psycopg.OperationalError("connection lost"), lost=True)
+        return real(connection, item)
+
+    def away():
+        tries.append(1)
+        if len(tries) <= 2:
+            raise psycopg.OperationalError("starting up")
+        return workshop.connect()
+
+    monkeypatch.setattr(transaction, "run_one", lost)
+    workshop.write(m01_a="CREATE TABLE a (id int);")
+    workshop.compare()
+    plan = str(workshop.bundle)
+    found = engine.apply(workshop.connect(), away, plan, ["01"], transaction.Run("20261122t100211z-k3f", "alice"))
+    assert (found.failure.state, len(tries)) == ("rolled_back", 3)
+    tries.clear()
+    monkeypatch.setattr(engine, "_RECONNECT_SECONDS", 0)
+    found = engine.apply(workshop.connect(), away, plan, ["01"], transaction.Run("20261122t100211z-k3f", "alice"))
+    assert found.failure.state == "unknown"
+
+
 def test_target_stops_there(workshop):
     workshop.write(m01_a="SELECT 1", m02_b="SELECT 1", m03_c="SELECT 1")
     assert [one["version"] for one in workshop.apply("2").applied] == ["01", "02"]

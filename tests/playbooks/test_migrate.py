@@ -157,6 +157,14 @@ def test_preflight_refuses_a_long_transaction_and_names_strangers(at_05):
     assert at_05.report()["outcome"] == "refused"
 
 
+def test_a_setting_that_is_none_is_refused_before_the_window(at_05):
+    processes = at_05.processes()
+    done = at_05.run("migrate.yml", "-e", "habitat_lock_timeout=soon")
+    assert done.code == 2
+    assert '"soon" is no duration: write 500ms, 5s' in done.screen
+    assert (at_05.processes(), at_05.versions()[-1]) == (processes, "05")
+
+
 def test_an_unhealthy_application_is_no_start(at_05):
     at_05.stop_service("habitat:api2")
     done = at_05.run("migrate.yml")
