@@ -1,4 +1,4 @@
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test test-long lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,10 @@ demo: venv
 	@$(BIN)/python -m demo
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+
+test-long: venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

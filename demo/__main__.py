@@ -20,6 +20,7 @@ What to try next (first: source .venv/bin/activate):
   ansible-playbook migrate.yml -e env=local                 says that nothing is pending
   ansible-playbook migrate.yml -e env=local --check --diff  after adding schema/08_something.sql: the plan, with its SQL
   ansible-playbook playbooks/backup.yml -e env=local        a proved backup
+  ansible-playbook rollback.yml -e env=local                what there is to go back to, and the command for it
   python -m demo.embedded down                              stop everything, keep the data
 """
 

@@ -70,9 +70,10 @@ def _ensure_cluster(stack: Stack) -> None:
 def ensure_database(stack: Stack) -> None:
     """Once in the life of the cluster make the roles and the database; what is missing later was taken away.
 
-    The owner may do everything in its database and nothing beyond; the application may only log in.
+    The owner may do everything in its database, make others and end sessions; the application may only log in.
     """
-    ready = Path(stack.data).with_name("ready")
+    # Its number changes with the rights, so that an older stack gets the newer ones.
+    ready = Path(stack.data).with_name("ready-2")
     if ready.exists():
         return
     passwords = {stack.owner: stack.owner_password, stack.app_user: stack.app_password}
@@ -80,8 +81,9 @@ def ensure_database(stack: Stack) -> None:
         for role, password in passwords.items():
             if not admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
                 admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{_scram(admin, role, password)}'")
-        # The runbook names long transactions of others; the owner may see them, not end them.
-        admin.execute(f"GRANT pg_read_all_stats TO {stack.owner}")
+        # The runbook names long transactions of others, copies and renames the database, and ends sessions meanwhile.
+        admin.execute(f"GRANT pg_read_all_stats, pg_signal_backend TO {stack.owner}")
+        admin.execute(f"ALTER ROLE {stack.owner} CREATEDB")
         if not admin.execute("SELECT FROM pg_database WHERE datname = %s", [stack.database]).rowcount:
             admin.execute(f"CREATE DATABASE {stack.database} OWNER {stack.owner}")
     ready.touch()

@@ -14,12 +14,14 @@ from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.habitat.runbook.plugins.module_utils.choice import environment_of, reduce_backup
 from ansible_collections.habitat.runbook.plugins.module_utils.inputs import (
     Refused,
     check_environment,
     check_inputs,
     check_required,
     new_run_id,
+    plain,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import refusal
 
@@ -41,10 +43,12 @@ class ActionModule(ActionBase):
         )
         try:
             given = load_extra_vars(self._loader)
-            inputs = check_inputs(given, arguments["inputs"])
+            inputs = _with_environment(check_inputs(given, arguments["inputs"]))
             groups = {name: hosts for name, hosts in task_vars["groups"].items() if name not in ("all", "ungrouped")}
             limit = task_vars.get("ansible_limit")
-            confirmed = "confirm" in arguments["inputs"]
+            # Without a way to go the playbook that rolls back only lists the ways.
+            only_lists = "backup" in arguments["inputs"] and not {"backup", "to", "steps"} & set(inputs)
+            confirmed = "confirm" in arguments["inputs"] and not only_lists
             env = check_environment(inputs, groups, task_vars["hostvars"], limit, confirmed)
             check_required(inputs, arguments["inputs"], arguments["required"])
         except Refused as refused:
@@ -63,6 +67,18 @@ class ActionModule(ActionBase):
         }
         result.update(changed=False, ansible_facts={"habitat_run": run})
         return result
+
+
+def _with_environment(inputs: dict[str, str]) -> dict[str, str]:
+    """The inputs with the backup reduced to its id, which names its environment."""
+    if "backup" not in inputs:
+        return inputs
+    backup = reduce_backup(inputs["backup"])
+    implied = environment_of(backup)
+    env = inputs.get("env", implied)
+    if implied and env != implied:
+        raise Refused(f"backup {backup} is of environment {implied}", f"env is {plain(env)}", "leave -e env= out")
+    return {**inputs, "backup": backup, **({"env": env} if env else {})}
 
 
 def operator(given: dict[str, Any]) -> str:

@@ -11,20 +11,29 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.habitat.runbook.plugins.module_utils import screens
+from ansible_collections.habitat.runbook.plugins.module_utils import rollback_screens, screens
 
 SCREENS = {
     "applied": screens.applied,
     "backup": screens.backup,
     "baseline": screens.baseline,
+    "choices": rollback_screens.choices,
     "healthy": screens.healthy,
     "held": screens.held,
+    "left_out": rollback_screens.left_out,
     "nothing": screens.nothing,
+    "nothing_to_revert": screens.nothing_to_revert,
     "plan": screens.plan,
     "preflight": screens.preflight,
     "refusals": screens.refusals,
+    "restored": rollback_screens.restored,
+    "revert_plan": rollback_screens.revert_plan,
+    "reverted": rollback_screens.reverted,
+    "rollback_plan": rollback_screens.rollback_plan,
     "starting": screens.starting,
     "stopping": screens.stopping,
+    "swapped": rollback_screens.swapped,
+    "version": rollback_screens.version,
 }
 
 

@@ -29,6 +29,8 @@ SELECT current_setting('server_version_num')::int AS number, current_setting('se
        pg_get_userbyid(d.datdba) AS owner_name,
        has_schema_privilege('public', 'CREATE') AS may_create,
        pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
+       (SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user) AS may_copy,
+       pg_has_role('pg_signal_backend', 'USAGE') AS may_end_sessions,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
          - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS free_connections,
        (SELECT coalesce(max(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind IN ('r', 'm')) AS largest,

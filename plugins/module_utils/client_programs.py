@@ -12,17 +12,32 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import query, raise_if_stuck
+
+if TYPE_CHECKING:
+    import psycopg
 
 _END_SECONDS = 5
+_LOOK_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+
+# Secrets must not be in an argument, what a service says is in the connection already, the rest is set anew.
+_SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+_SERVICE = ("service", "servicefile")
+_NOT_HANDED_ON = (*_SECRETS, *_SERVICE, "options", "client_encoding", "host", "hostaddr", "port")
+# Defaults that libpq reports like settings, and that the libpq of an older pg_dump would not know by name.
+_DEFAULTS = {"sslcertmode": "allow"}
+
+_IS_SUPERUSER = "SELECT FROM pg_catalog.pg_roles WHERE rolname = session_user AND rolsuper"
 
 
 class ProgramFailed(BackupError):
@@ -79,7 +94,12 @@ class Program:
     """A running program that dies with us. Its messages stay in memory: a full disk must not swallow them."""
 
     def __init__(
-        self, command: list[str], environment: dict[str, str], output: int | BinaryIO, kept: tuple[int, ...] = ()
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        output: int | BinaryIO,
+        kept: tuple[int, ...] = (),
+        last_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.name = Path(command[0]).name
         self._messages = os.fdopen(os.memfd_create("messages"), "w+b")
@@ -90,7 +110,7 @@ class Program:
             stderr=self._messages,
             env=environment,
             pass_fds=kept,
-            preexec_fn=_dies_with_us(),
+            preexec_fn=_dies_with_us(last_signal),
         )
 
     def messages(self) -> list[str]:
@@ -122,22 +142,50 @@ class Program:
 
 @contextmanager
 def running(
-    command: list[str], environment: dict[str, str], output: int | BinaryIO, kept: tuple[int, ...] = ()
+    command: list[str],
+    environment: dict[str, str],
+    output: int | BinaryIO,
+    kept: tuple[int, ...] = (),
+    last_signal: signal.Signals = signal.SIGKILL,
 ) -> Iterator[Program]:
-    """Start a program and yield it; it has ended when the block has. It inherits the descriptors ``kept``."""
-    program = Program(command, environment, output, kept)
+    """Start a program and yield it; it has ended when the block has. It inherits the descriptors ``kept``.
+
+    ``last_signal`` is what it gets when we are killed ourselves.
+    """
+    program = Program(command, environment, output, kept, last_signal)
     try:
         yield program
     finally:
         program.end()
 
 
-def _dies_with_us() -> Callable[[], None]:
+@dataclass
+class Watch:
+    """Looks after the programs while they run: have they failed, do they wait for somebody?"""
+
+    connection: psycopg.Connection
+    programs: tuple[Program, ...]
+    session: str
+    lock_wait_ms: int
+    next_look: float = 0.0
+
+    def all_ended(self) -> bool:
+        """Whether all have ended well. Raises as Program.ended_well and raise_if_stuck do."""
+        if all([program.ended_well() for program in self.programs]):
+            return True
+        # pg_dump bounds its waiting for tables only; it would wait for ever for a locked view or sequence.
+        if time.monotonic() >= self.next_look:
+            raise_if_stuck(self.connection, self.session, self.lock_wait_ms)
+            self.next_look = time.monotonic() + _LOOK_SECONDS
+        return False
+
+
+def _dies_with_us(last_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
     parent = os.getpid()
 
     def tie() -> None:
-        # prctl(2): the kernel sends SIGKILL when the parent is gone, also when it was killed itself.
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # prctl(2): the kernel sends the signal when the parent is gone, also when it was killed itself.
+        _LIBC.prctl(_PR_SET_PDEATHSIG, last_signal)
         if os.getppid() != parent:
             os._exit(1)
 
@@ -174,3 +222,37 @@ def output_of(command: list[str], given: bytes = b"") -> bytes:
 def quiet_environment() -> dict[str, str]:
     """Our environment without PG* variables and with messages in English, which are looked into."""
     return {**{key: value for key, value in os.environ.items() if not key.startswith("PG")}, "LC_ALL": "C"}
+
+
+def session_conninfo(connection: psycopg.Connection, session: str, database: str | None = None) -> str:
+    """Connection string to the very server this connection is with, without the password.
+
+    ``session`` becomes the application_name; ``database`` is the connection's own unless another is named.
+    """
+    info = connection.info
+    given = {key: value for key, value in info.get_parameters().items() if _DEFAULTS.get(key) != value}
+    given = {key: value for key, value in given.items() if key not in _NOT_HANDED_ON}
+    pinned = {"host": info.host, "port": str(info.port), "user": info.user, "dbname": database or info.dbname}
+    if info.hostaddr:
+        pinned["hostaddr"] = info.hostaddr
+    parameters = {**given, **pinned, "application_name": session}
+    escaped = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
+    return " ".join(f"{key}='{value}'" for key, value in escaped.items())
+
+
+def session_environment(connection: psycopg.Connection, **settings: str) -> dict[str, str]:
+    """Environment of a program that connects as this connection did: its options, then ``settings``, the password.
+
+    Event triggers, of which one may act on login, are off where the role may do that (PostgreSQL 17, superusers), and
+    names are written the same whatever is set for the database.
+    """
+    added = {"client_connection_check_interval": "500", "quote_all_identifiers": "off", **settings}
+    if connection.info.server_version >= 170000 and query(connection, _IS_SUPERUSER):
+        added["event_triggers"] = "off"
+    # What PG* variables said is in the connection already; the password goes by no other way than this.
+    environment = quiet_environment()
+    options = [connection.info.options, *(f"-c {name}={value}" for name, value in added.items())]
+    environment["PGOPTIONS"] = " ".join(options).strip()
+    if connection.info.password:
+        environment["PGPASSWORD"] = connection.info.password
+    return environment

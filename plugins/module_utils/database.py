@@ -49,9 +49,12 @@ def connection_parameters(module: AnsibleModule, run_id: str, **timeouts: str) -
     return parameters
 
 
-def connect_again(parameters: dict[str, Any]) -> psycopg.Connection:
-    """Connect as open_connection does; raises psycopg.OperationalError, so that the caller can try once more."""
-    return psycopg.connect(**parameters, autocommit=True)
+def connect_to(parameters: dict[str, Any], name: str) -> psycopg.Connection:
+    """Connect as open_connection does, to the database of this name on the same server.
+
+    Raises psycopg.OperationalError, so that the caller can try once more.
+    """
+    return psycopg.connect(**{**parameters, "dbname": name}, autocommit=True)
 
 
 def open_connection(module: AnsibleModule, parameters: dict[str, Any]) -> psycopg.Connection:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.habitat.runbook.plugins.module_utils.commands import (
     closes_transaction,
@@ -38,11 +38,14 @@ class Down:
 
     ``state``: "ok" (``sql`` can be executed), "none", "irreversible" (declared) or "broken" (there is a
     section, but it cannot be used). ``sql`` is "" unless ok; ``reason`` says in one clause why it is not.
+    ``file`` and ``line`` are where ``sql`` begins; its statements are as many lines apart as they are there.
     """
 
     state: str
     sql: str
     reason: str
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
 
 
 def read_down(section: Section | None) -> tuple[Down, int]:
@@ -52,12 +55,12 @@ def read_down(section: Section | None) -> tuple[Down, int]:
     try:
         if section.error:
             raise section.error
-        sql = _executable(section.statements or _uncomment(section))
+        sql, line = _executable(section.statements or _uncomment(section))
     except SqlError as error:
         return Down("broken", "", error.message), error.line
     if not sql:
         return Down("none", "", "the down section is empty"), section.line
-    return Down("ok", sql, ""), section.line
+    return Down("ok", sql, "", line=line), section.line
 
 
 def _uncomment(section: Section) -> tuple[Statement, ...]:
@@ -76,7 +79,8 @@ def _uncomment(section: Section) -> tuple[Statement, ...]:
     return statements
 
 
-def _executable(statements: Sequence[Statement]) -> str:
+def _executable(statements: Sequence[Statement]) -> tuple[str, int]:
+    """The text to run, and the line of its beginning."""
     own_transaction = len(statements) > 1 and opens_transaction(statements[0]) and closes_transaction(statements[-1])
     if own_transaction:
         _check_own_transaction(statements)
@@ -86,7 +90,13 @@ def _executable(statements: Sequence[Statement]) -> str:
         if command:
             message = f"{command} cannot stand in a down section, which runs in a transaction of its own; remove it"
             raise SqlError(statement.line, statement.column, message)
-    return "\n".join(_written(statement) for statement in statements)
+    text, line = "", statements[0].line if statements else 0
+    for statement in statements:
+        gap = statement.line - line - text.count("\n")
+        # What stands behind a COPY block has to begin a line.
+        between = "\n" * gap or ("\n" if text.endswith("\\.") else " ")
+        text += (between if text else "") + _written(statement)
+    return text, line
 
 
 def _check_own_transaction(statements: Sequence[Statement]) -> None:

@@ -26,13 +26,15 @@ from ansible_collections.habitat.runbook.plugins.module_utils.backup_folder impo
     refuse_existing,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import (
-    Program,
     ProgramFailed,
     Tools,
+    Watch,
     find_tools,
     output_of,
     quiet_environment,
     running,
+    session_conninfo,
+    session_environment,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
@@ -41,9 +43,10 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
     build,
     file_digest,
     requalified,
-    schema_digest,
     to_text,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.properties import read_properties
+from ansible_collections.habitat.runbook.plugins.module_utils.restore_schema import schema_digest
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     OutOfTurn,
     Snapshot,
@@ -51,7 +54,6 @@ from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     count_tables,
     exported_snapshot,
     query,
-    raise_if_stuck,
     read_facts,
     readable_tables,
     who_is_in_the_way,
@@ -65,17 +67,9 @@ LOCK_WAIT_MS = 30_000
 """How long a backup waits for a table that somebody else keeps locked."""
 
 _POLL_SECONDS = 0.02
-_LOOK_SECONDS = 0.05
 _LOCK_NOT_AVAILABLE = "55P03"
 _COMPRESSION = {"zstd": ["--compress=zstd"], "gzip": []}
 _PROGRAMS_LONGER_MS = 5_000
-
-# Secrets must not be in an argument, what a service says is in the connection already, the rest is set anew.
-_SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-_SERVICE = ("service", "servicefile")
-_NOT_HANDED_ON = (*_SECRETS, *_SERVICE, "options", "client_encoding", "host", "hostaddr", "port")
-# Defaults that libpq reports like settings, and that the libpq of an older pg_dump would not know by name.
-_DEFAULTS = {"sslcertmode": "allow"}
 
 _SEQUENCE_SET = re.compile(rb"[0-9]+; [0-9]+ [0-9]+ SEQUENCE SET ")
 _SETVAL = re.compile(r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?[0-9]+), (true|false)\);$", re.MULTILINE)
@@ -184,10 +178,10 @@ def _dump_snapshot(
     connection: psycopg.Connection, snapshot: Snapshot, tools: Tools, part: _Part, session: str, lock_wait_ms: int
 ) -> _Content:
     """Write the dump and find out what is true in its snapshot, both at the same time."""
-    environment = _environment(connection)
+    environment = session_environment(connection)
     # Longer than ours, so that it is us who notice and can say for whom pg_dump waits.
     patience = f"--lock-wait-timeout={lock_wait_ms + _PROGRAMS_LONGER_MS}"
-    where = ["-d", _conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
+    where = ["-d", session_conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
     # By name: on a redirected stdout pg_dump appends the finished table of contents instead of replacing the first one
     # (seen with 17.10, which opens stdout for appending). We sync the file ourselves.
     custom = ["--format=custom", f"--file={part.path}", "--no-sync", *_COMPRESSION[tools.compression]]
@@ -196,11 +190,12 @@ def _dump_snapshot(
         running([tools.pg_dump, *custom, *where], environment, subprocess.DEVNULL, (part.fd,)) as dump,
         running([tools.pg_dump, "--schema-only", *where], environment, schema) as plain,
     ):
-        watch = _Watch(connection, (dump, plain), session, lock_wait_ms)
+        watch = Watch(connection, (dump, plain), session, lock_wait_ms)
         # They write when they hold all locks. Until then somebody can get between, and counting would only hide it.
         while not (os.fstat(part.fd).st_size and os.fstat(schema.fileno()).st_size) and not watch.all_ended():
             time.sleep(_POLL_SECONDS)
         facts = read_facts(connection)
+        facts["database"]["properties"] = read_properties(connection, facts["database"]["name"])
         facts["materialized_views"] = count_materialized_views(connection, snapshot.tables)
         facts["tables"] = {}
         for key, count in count_tables(connection, snapshot.tables):
@@ -212,49 +207,6 @@ def _dump_snapshot(
         facts["schema_sha256"] = schema_digest(schema)
         warnings = [line for line in dump.messages() if "warning:" in line]
     return _Content({**facts, "taken_at": snapshot.taken_at}, snapshot.codec, warnings)
-
-
-@dataclass
-class _Watch:
-    """Looks after the programs while they run: have they failed, do they wait for somebody?"""
-
-    connection: psycopg.Connection
-    programs: tuple[Program, ...]
-    session: str
-    lock_wait_ms: int
-    next_look: float = 0.0
-
-    def all_ended(self) -> bool:
-        """Whether all have ended well. Raises as Program.ended_well and raise_if_stuck do."""
-        if all([program.ended_well() for program in self.programs]):
-            return True
-        # pg_dump bounds its waiting for tables only; it would wait for ever for a locked view or sequence.
-        if time.monotonic() >= self.next_look:
-            raise_if_stuck(self.connection, self.session, self.lock_wait_ms)
-            self.next_look = time.monotonic() + _LOOK_SECONDS
-        return False
-
-
-def _conninfo(connection: psycopg.Connection, session: str) -> str:
-    """Connection string to the very server this connection is with, without the password."""
-    info = connection.info
-    given = {key: value for key, value in info.get_parameters().items() if _DEFAULTS.get(key) != value}
-    given = {key: value for key, value in given.items() if key not in _NOT_HANDED_ON}
-    pinned = {"host": info.host, "port": str(info.port), "user": info.user, "dbname": info.dbname}
-    if info.hostaddr:
-        pinned["hostaddr"] = info.hostaddr
-    parameters = {**given, **pinned, "application_name": session}
-    escaped = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
-    return " ".join(f"{key}='{value}'" for key, value in escaped.items())
-
-
-def _environment(connection: psycopg.Connection) -> dict[str, str]:
-    # What PG* variables said is in the connection already; the password goes by no other way than this.
-    environment = quiet_environment()
-    environment["PGOPTIONS"] = f"{connection.info.options} -c client_connection_check_interval=500".strip()
-    if connection.info.password:
-        environment["PGPASSWORD"] = connection.info.password
-    return environment
 
 
 def _to_disk(fd: int) -> None:

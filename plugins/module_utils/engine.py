@@ -8,25 +8,26 @@ COMMIT is never sent in the same message as work: what a migration did is known 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Optional
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import history, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream, read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
 from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import WATCHED, SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.steps import apply_steps
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import (
-    Run,
-    applied,
-    apply_in_transaction,
-)
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import applied, apply_in_transaction
 
 _RECONNECT_SECONDS = 30
 
 Connect = Callable[[], psycopg.Connection]
+Ask = Callable[[psycopg.Connection], Optional[dict]]
 
 
 @dataclass
@@ -53,15 +54,17 @@ def apply(
     outcome = Outcome()
     ledger.ensure_ledger(connection)
     begun = {row["version"] for row in ledger.read_progress(connection)}
+    watch = SchemaWatch(connection) if len(wanted) <= WATCHED else None
     for head, stream in read_bundle(bundle):
         if head["version"] not in wanted:
             continue
-        result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who)
+        result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch)
         if isinstance(result, Failure) and result.state == "unknown":
             connection.close()
-            connection, result = _find_out(reconnect, head, who, result) or (connection, result)
+            connection, result = find_out(reconnect, who, result, _applied_by(head, who)) or (connection, result)
         if isinstance(result, Failure):
             outcome.failure = result
+            record_failure(connection, head, result, who)
             break
         outcome.applied.append(result)
     connection.close()
@@ -75,32 +78,40 @@ def baseline(connection: psycopg.Connection, heads: list[dict], versions: Iterab
     with connection.transaction():
         for head in heads:
             if head["version"] in wanted:
-                down = head["down"]["sql"] or None
-                values = (
-                    head["version"],
-                    head["name"],
-                    head["checksum"],
-                    "baseline",
-                    0,
-                    who.operator,
-                    who.run_id,
-                    down,
-                )
-                connection.execute(ledger.INSERT, values)
+                connection.execute(ledger.RECORD, ledger.record(head, history.BASELINE, 0, who))
 
 
-def _apply_one(connection: psycopg.Connection, head: dict, stream: Stream, who: Run) -> dict | Failure:
+def record_failure(connection: psycopg.Connection, head: dict, failed: Failure, who: Run) -> None:
+    """Put a failure into the history if the server can still be asked; the failure itself matters more."""
+    with contextlib.suppress(psycopg.Error):
+        told = history.values(
+            history.FAIL, who, head["version"], head["name"], 0, failed.message, {"state": failed.state}
+        )
+        connection.execute(history.INSERT, told)
+
+
+def _apply_one(
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None
+) -> dict | Failure:
     if head["mode"] == "transaction":
-        return apply_in_transaction(connection, head, stream, who)
-    return apply_steps(connection, head, stream, who)
+        return apply_in_transaction(connection, head, stream, who, watch)
+    return apply_steps(connection, head, stream, who, watch)
 
 
-def _find_out(
-    reconnect: Connect, head: dict, who: Run, lost: Failure
-) -> tuple[psycopg.Connection, dict | Failure] | None:
-    """After a COMMIT without an answer: wait until the old session is gone, then believe the ledger.
+def _applied_by(head: dict, who: Run) -> Ask:
+    def ask(connection: psycopg.Connection) -> dict | None:
+        query = f"SELECT duration_ms FROM {ledger.TABLE} WHERE version = %s AND run_id = %s"  # noqa: S608
+        row = connection.execute(query, [head["version"], who.run_id]).fetchone()
+        return applied(head, row[0]) if row else None
 
-    None when the server could not be asked in time; the failure stays unknown then.
+    return ask
+
+
+def find_out(reconnect: Connect, who: Run, lost: Failure, ask: Ask) -> tuple[psycopg.Connection, dict | Failure] | None:
+    """After a COMMIT without an answer: wait until the old session is gone, then believe what ``ask`` reads.
+
+    ask: returns what to report when the transaction was committed, else None. None when the server could not be asked
+    in time; the failure stays unknown then.
     """
     deadline = time.monotonic() + _RECONNECT_SECONDS
     while True:
@@ -113,10 +124,9 @@ def _find_out(
             time.sleep(0.2)
     if not _old_session_gone(connection, who, deadline):
         return connection, lost
-    query = f"SELECT duration_ms FROM {ledger.TABLE} WHERE version = %s AND run_id = %s"  # noqa: S608
-    row = connection.execute(query, [head["version"], who.run_id]).fetchone()
-    if row:
-        return connection, applied(head, row[0])
+    committed = ask(connection)
+    if committed is not None:
+        return connection, committed
     lost.state = "rolled_back"
     return connection, lost
 

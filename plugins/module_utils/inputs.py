@@ -18,6 +18,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.table import print
 RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}")
 """Form of a run id: UTC time of its start and three random characters, as in 20261122t100211z-k3f."""
 
+_STEPS = re.compile(r"[1-9][0-9]{0,2}")
 _VERSION = re.compile(r"[0-9]{1,20}")
 # Variables of Ansible itself, of AWX, and of inventories that an operator overrides for one run on purpose.
 _FOREIGN = re.compile(r"(ansible|awx|tower|habitat)_\w+")
@@ -54,12 +55,25 @@ def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
             near = difflib.get_close_matches(name, known, 1)
             guess = f"did you mean {near[0]}?" if near else ""
             raise Refused(f'unknown variable "{plain(name)}"', f"this playbook takes: {', '.join(known)}", guess)
+    ways = [name for name in ("backup", "to", "steps") if name in inputs]
+    if len(ways) > 1:
+        found = "a rollback goes to a backup, to a version, or a number of steps back"
+        given_twice = " and ".join(ways) + " are both given" if len(ways) == 2 else f"{', '.join(ways)} are all given"
+        raise Refused(given_twice, found, "give one of them")
+    _check_steps(inputs)
     for name in ("target", "to"):
         if name in inputs and not _VERSION.fullmatch(inputs[name]):
             raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
     if inputs.get("output", "table") not in ("table", "json"):
         raise Refused(f'output is "{plain(inputs["output"])}"', "known: table, json", "")
     return inputs
+
+
+def _check_steps(inputs: Mapping[str, str]) -> None:
+    if "steps" in inputs and not _STEPS.fullmatch(inputs["steps"]):
+        raise Refused(f'steps is "{plain(inputs["steps"])}"', "expected a number from 1 to 999", "")
+    if inputs.get("accept_data_loss", "true") not in ("true", "false"):
+        raise Refused(f'accept_data_loss is "{plain(inputs["accept_data_loss"])}"', "known: true, false", "")
 
 
 def check_required(inputs: Mapping[str, str], known: list[str], required: list[str]) -> None:
@@ -70,6 +84,11 @@ def check_required(inputs: Mapping[str, str], known: list[str], required: list[s
 
 
 def _text(name: str, value: Any) -> str:
+    # A survey of AWX sends these two as what they are.
+    if name == "accept_data_loss" and isinstance(value, bool):
+        return str(value).lower()
+    if name == "steps" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if isinstance(value, int) and not isinstance(value, bool):
         # YAML reads 012 as ten and drops the zeros of 007, so a number may already be another version.
         found = "its digits may not be those that were typed"

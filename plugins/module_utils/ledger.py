@@ -11,6 +11,7 @@ A migration that ran only in part has no row there but one in ``public.schema_mi
 from __future__ import annotations
 
 import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import history
 from psycopg.rows import dict_row
 
 TABLE = "public.schema_migrations"
@@ -44,12 +45,17 @@ CREATE TABLE IF NOT EXISTS {PROGRESS} (
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )"""
 
-# now() is the start of the migration's transaction, so the difference is what its statements took.
-INSERT = f"""
-INSERT INTO {TABLE} (version, applied_at, name, checksum, kind, duration_ms, applied_by, run_id, down_sql)
-VALUES (%s, clock_timestamp(), %s, %s, %s,
-        coalesce(%s, (extract(epoch FROM clock_timestamp() - now()) * 1000)::bigint), %s, %s, %s)
-RETURNING duration_ms"""  # noqa: S608 (table names are constants of this file, here and below)
+# now() is the start of the migration's transaction, so the difference is what its statements took. The row and its
+# entry in the history are one statement: a second one costs as much as the first for a small migration.
+RECORD = f"""
+WITH recorded AS (
+  INSERT INTO {TABLE} (version, applied_at, name, checksum, kind, duration_ms, applied_by, run_id, down_sql)
+  VALUES (%s, clock_timestamp(), %s, %s, %s,
+          coalesce(%s, (extract(epoch FROM clock_timestamp() - now()) * 1000)::bigint), %s, %s, %s) RETURNING *),
+told AS (
+  INSERT INTO {history.TABLE} (event, version, name, run_id, operator, duration_ms, origin, detail)
+  SELECT kind, version, name, run_id, applied_by, duration_ms, %s, %s::jsonb FROM recorded)
+SELECT duration_ms FROM recorded"""  # noqa: S608 (table names are constants of this file, here and below)
 
 SET_PROGRESS = f"""
 INSERT INTO {PROGRESS} (version, name, done, total, prefix, run_id) VALUES (%s, %s, %s, %s, %s, %s)
@@ -72,8 +78,8 @@ WITH users AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' A
 extension AS (SELECT classid, objid FROM pg_catalog.pg_depend WHERE deptype = 'e')
 SELECT (SELECT count(*) FROM pg_catalog.pg_class c WHERE relnamespace IN (SELECT oid FROM users)
           AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-          AND oid NOT IN (SELECT pg_catalog.unnest(ARRAY[pg_catalog.to_regclass(%s), pg_catalog.to_regclass(%s)])
-                          EXCEPT SELECT NULL)
+          AND oid NOT IN (SELECT pg_catalog.to_regclass(name) FROM pg_catalog.unnest(%s::text[]) name
+                          WHERE pg_catalog.to_regclass(name) IS NOT NULL)
           AND NOT EXISTS (SELECT FROM extension WHERE classid = 'pg_catalog.pg_class'::regclass AND objid = c.oid))
      + (SELECT count(*) FROM pg_catalog.pg_proc p WHERE pronamespace IN (SELECT oid FROM users)
           AND NOT EXISTS (SELECT FROM extension WHERE classid = 'pg_catalog.pg_proc'::regclass AND objid = p.oid))
@@ -81,6 +87,12 @@ SELECT (SELECT count(*) FROM pg_catalog.pg_class c WHERE relnamespace IN (SELECT
           AND typtype IN ('d', 'e', 'r')
           AND NOT EXISTS (SELECT FROM extension WHERE classid = 'pg_catalog.pg_type'::regclass AND objid = t.oid))
 """
+
+
+def record(head: dict, kind: str, milliseconds: int | None, who: history.Run, detail: dict | None = None) -> tuple:
+    """Parameters of RECORD for the head of a migration; kind is history.APPLY or BASELINE."""
+    values = (head["version"], head["name"], head["checksum"], kind, milliseconds, who.operator, who.run_id)
+    return (*values, head["down"]["sql"] or None, who.origin, history.as_json(detail))
 
 
 def read_ledger(connection: psycopg.Connection) -> dict:
@@ -98,7 +110,7 @@ def read_ledger(connection: psycopg.Connection) -> dict:
     if shape and not foreign:
         query = f"SELECT to_jsonb(m) - 'down_sql' AS row FROM {TABLE} m ORDER BY version::text"  # noqa: S608
         rows = [record["row"] for record in cursor.execute(query)]
-    objects = connection.execute(_OBJECTS, [TABLE, PROGRESS]).fetchone()
+    objects = connection.execute(_OBJECTS, [[TABLE, PROGRESS, history.TABLE]]).fetchone()
     return {
         "exists": bool(shape),
         "foreign": foreign,
@@ -149,13 +161,5 @@ def ensure_ledger(connection: psycopg.Connection) -> bool:
             cursor.execute(statement)
         for table, made in ((TABLE, _CREATE), (PROGRESS, _CREATE_PROGRESS)):
             if made in todo:
-                _keep_private(connection, table)
-    return bool(todo)
-
-
-def _keep_private(connection: psycopg.Connection, table: str) -> None:
-    """Take away what default privileges of the schema gave others: the application must not write its history."""
-    query = """SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-               FROM pg_class, aclexplode(relacl) WHERE oid = %s::regclass AND grantee <> relowner"""
-    for (grantee,) in connection.execute(query, [table]).fetchall():
-        connection.execute(f"REVOKE ALL ON {table} FROM {grantee}".encode())
+                history.keep_private(connection, table)
+        return history.ensure(connection) or bool(todo)

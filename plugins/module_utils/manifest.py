@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifest's form; a reader refuses one that it does not know."""
 
 NAME = re.compile(r"\A[a-z][a-z0-9_-]{0,30}-[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}\Z")
@@ -32,17 +32,6 @@ _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
 _PLAIN_NAME = re.compile(r"\A[a-z_][a-z0-9_]*\Z")
 _NUMBER = re.compile(r"\A[0-9]{1,100}\Z")
 _QUOTED_OR_PLAIN = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
-# What pg_dump writes by itself, and what differs between its versions. Settings stand before the first object only;
-# default_tablespace and default_table_access_method are none of these: they say where the next table goes.
-_COMMENT = re.compile(
-    rb"(--|-- (Name|Data for Name|PostgreSQL database dump|Dumped from|Dumped by|Dependencies|TOC entry)\b.*|"
-    rb"\\(un)?restrict .*|)\Z"
-)
-_SETTING = re.compile(
-    rb"SELECT pg_catalog\.set_config\('search_path', '', false\);\Z|"
-    rb"SET (statement_timeout|lock_timeout|idle_in_transaction_session_timeout|transaction_timeout|client_encoding|"
-    rb"standard_conforming_strings|check_function_bodies|xmloption|client_min_messages|row_security) = "
-)
 _LARGEST_MANIFEST = 256 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _PROBLEMS_SHOWN = 3
@@ -58,7 +47,25 @@ _SHAPE: dict[str, Any] = {
     "server_version": str,
     "pg_dump_version": str,
     "dump": {"file": str, "size": int, "sha256": str, "compression": str},
-    "database": {"name": str, "owner": str, "encoding": str, "collate": str, "ctype": str, "locale_provider": str},
+    "snapshot": {"system_identifier": str, "database_oid": int, "xmin": str, "xmax": str, "xip": list},
+    "database": {
+        "name": str,
+        "owner": str,
+        "encoding": str,
+        "collate": str,
+        "ctype": str,
+        "locale_provider": str,
+        "locale": (str, type(None)),
+        "icu_rules": (str, type(None)),
+        "properties": {
+            "connection_limit": int,
+            "comment": (str, type(None)),
+            "settings": list,
+            "acl": (list, type(None)),
+            "tablespace": str,
+            "security_labels": list,
+        },
+    },
     "ledger_versions": (list, type(None)),
     "schema_sha256": str,
     "tables": dict,
@@ -118,18 +125,6 @@ def requalified(text: str) -> str:
     """``qualified`` of a name as PostgreSQL quotes it, such as ``public."user"``."""
     parts = [m[2] or m[1].replace('""', '"') for m in _QUOTED_OR_PLAIN.finditer(text)]
     return qualified(*parts)
-
-
-def schema_digest(lines: Iterable[bytes]) -> str:
-    """sha256 (hex) of the lines of a ``pg_dump --schema-only``, without what is no part of the schema."""
-    digest, started = hashlib.sha256(), False
-    for line in lines:
-        text = line.rstrip(b"\r\n")
-        if _COMMENT.match(text) or (not started and _SETTING.match(text)):
-            continue
-        started = True
-        digest.update(text + b"\n")
-    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -199,8 +194,17 @@ def _contradictions(data: dict[str, Any], expected_id: str) -> Iterator[str]:
         yield f"the manifest's taken_at is {data['taken_at'][:40]!r}"
     if not (_SHA256.match(data["dump"]["sha256"]) and _SHA256.match(data["schema_sha256"])):
         yield "the manifest's sha256 is not one"
-    if not all(isinstance(version, str) for version in data["ledger_versions"] or ()):
-        yield "the manifest's ledger_versions are not texts"
+    for name, texts in (("ledger_versions", data["ledger_versions"] or ()), ("snapshot.xip", data["snapshot"]["xip"])):
+        if not all(isinstance(text, str) for text in texts):
+            yield f"the manifest's {name} are not texts"
+    yield from _wrong_entries(data)
+
+
+def _wrong_entries(data: dict[str, Any]) -> Iterator[str]:
+    for kind, shape in _PROPERTIES.items():
+        for entry in data["database"]["properties"][kind] or ():
+            if not isinstance(entry, dict) or list(_entry_misfits(entry, shape)):
+                yield f"the manifest's database.properties.{kind} say: {str(entry)[:40]!r}"
     for kind, shape in _ENTRIES.items():
         for name, entry in data[kind].items():
             if not isinstance(entry, dict) or list(_entry_misfits(entry, shape)):
@@ -211,6 +215,12 @@ _ENTRIES: dict[str, dict[str, Any]] = {
     "tables": {"rows": int, "digest": str},
     "materialized_views": {"rows": (int, type(None))},
     "sequences": {"last_value": int, "is_called": bool},
+}
+
+_PROPERTIES: dict[str, dict[str, Any]] = {
+    "settings": {"role": (str, type(None)), "name": str, "value": str},
+    "acl": {"grantee": str, "grantor": str, "privilege": str, "grantable": bool},
+    "security_labels": {"provider": str, "label": str},
 }
 
 

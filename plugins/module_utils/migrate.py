@@ -9,12 +9,12 @@ Both verbs return keyword arguments for exit_json; with a key ``msg`` they are t
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, run_lock
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, run_lock, snapshot
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import (
     Comparison,
@@ -23,34 +23,41 @@ from ansible_collections.habitat.runbook.plugins.module_utils.comparison import 
     refuse_target,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import SETTINGS_READ_BACK, read_back
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle, plan_line
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count, session
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.writers import wait_until_gone
 
 _DIFF_CHARACTERS = 100_000
 
 
 def migrate(
-    connection: psycopg.Connection, reconnect: engine.Connect, parameters: dict[str, Any], check: bool, diff: bool
+    connection: psycopg.Connection,
+    connect_to: restore_point.ConnectTo,
+    parameters: dict[str, Any],
+    check: bool,
+    diff: bool,
 ) -> dict[str, Any]:
-    """Apply what is pending up to ``target``; in check mode, tell what would be (reconnect: see engine.apply)."""
+    """Apply what is pending up to ``target``; in check mode, tell what would be.
+
+    connect_to: connects once more, to the database of that name on this server.
+    """
     comparison, _, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
     refusals = comparison.refusals or refuse_target(comparison, parameters["target"], parameters["env"])
     result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
     if refusals:
-        return _refused(result, refusals)
+        return refused(result, refusals)
     versions = [state.version for state in comparison.pending(parameters["target"])]
     result["settings"], wrong = _settings(connection, parameters)
     if wrong:
-        return _refused(result, [wrong])
+        return refused(result, [wrong])
     if diff:
         result["diff"] = _diff(parameters["plan"], comparison, versions)
     if check or not versions:
         result["applied"] = [plan_line(head) for head in heads if head["version"] in versions]
         result["to_version"] = _highest(comparison, versions)
         return dict(result, changed=bool(versions))
-    return _apply(connection, reconnect, parameters, result, comparison, versions)
+    return _apply(connection, connect_to, parameters, result, comparison, versions)
 
 
 def _settings(connection: psycopg.Connection, parameters: dict[str, Any]) -> tuple[dict[str, str], Refusal | None]:
@@ -65,24 +72,31 @@ def _settings(connection: psycopg.Connection, parameters: dict[str, Any]) -> tup
 
 def _apply(
     connection: psycopg.Connection,
-    reconnect: engine.Connect,
+    connect_to: restore_point.ConnectTo,
     parameters: dict[str, Any],
     result: dict[str, Any],
     comparison: Comparison,
     versions: list[str],
 ) -> dict[str, Any]:
-    not_held = _lock_missing(connection, parameters)
+    not_held = lock_missing(connection, parameters)
     if not_held:
-        return _refused(result, [not_held])
-    with _step(parameters, "APPLY"):
-        writers, result["other_sessions"] = wait_until_gone(connection, parameters["writer_roles"], parameters["drain"])
+        return refused(result, [not_held])
+    reconnect = functools.partial(connect_to, parameters["login_db"])
+    with step_of(parameters, "APPLY"):
+        writers, result["other_sessions"] = left_by_writers(connection, parameters)
         if writers:
-            shown = "; ".join(session(one) for one in writers[:3])
-            left = count(len(writers), "session")
-            what = f"{left} of the stopped services still connected after {parameters['drain']:.0f} s"
-            return _refused(result, [Refusal(what, shown, "end them, then run migrate.yml again")])
-        who = Run(parameters["run_id"], parameters["operator"])
-        outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who)
+            return refused(result, [writers])
+        if parameters["restore_point"] != "none":
+            connection.close()
+            result["restore_point"] = restore_point.take(connect_to, parameters["login_db"], parameters["run_id"])
+            if parameters["restore_point"] == "required" and not result["restore_point"]["name"]:
+                return refused(result, [_no_point(result["restore_point"]["reason"])])
+            connection = reconnect()
+        outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who_runs(parameters))
+        if not outcome.failure and (result.get("restore_point") or {}).get("name"):
+            # It only tells later what was written meanwhile; what was applied matters more than a lost server.
+            with contextlib.suppress(psycopg.Error), reconnect() as again:
+                result["snapshot"] = snapshot.read_identity(again)
     result.update(outcome.as_data())
     result["to_version"] = _highest(comparison, [one["version"] for one in outcome.applied])
     result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.done)
@@ -98,12 +112,12 @@ def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: 
     result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
     versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
     foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
-    not_held = None if check else _lock_missing(connection, parameters)
+    not_held = None if check else lock_missing(connection, parameters)
     blocked = foreign or refusals or ([not_held] if not_held else [])
     if blocked:
-        return _refused(result, blocked)
+        return refused(result, blocked)
     if versions and not check:
-        engine.baseline(connection, heads, versions, Run(parameters["run_id"], parameters["operator"]))
+        engine.baseline(connection, heads, versions, who_runs(parameters))
     if diff:
         after = "".join(f"{version} recorded as baseline\n" for version in versions)
         header = "schema_migrations"
@@ -112,11 +126,21 @@ def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: 
     return dict(result, changed=bool(versions), recorded=versions)
 
 
-def _refused(result: dict[str, Any], refusals: list[Refusal]) -> dict[str, Any]:
+def _no_point(reason: str) -> Refusal:
+    return Refusal("the restore point could not be taken", reason, "put that right, then run migrate.yml again")
+
+
+def who_runs(parameters: dict[str, Any]) -> Run:
+    """Who acts, as ledger and history have it."""
+    return Run(parameters["run_id"], parameters["operator"], parameters["origin"])
+
+
+def refused(result: dict[str, Any], refusals: list[Refusal]) -> dict[str, Any]:
+    """The result of a step that did not begin."""
     return dict(result, changed=False, msg=refusals[0].what, refusals=[asdict(refusal) for refusal in refusals])
 
 
-def _lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> Refusal | None:
+def lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> Refusal | None:
     """Every step of a run works only while the run's own lock is held."""
     if not parameters["run_dir"]:
         return None
@@ -127,8 +151,21 @@ def _lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) ->
     return Refusal("this run does not hold the run lock", found, "start again with migrate.yml")
 
 
-def _step(parameters: dict[str, Any], phase: str) -> contextlib.AbstractContextManager[None]:
-    return run_lock.step(Path(parameters["run_dir"]), phase) if parameters["run_dir"] else contextlib.nullcontext()
+def step_of(parameters: dict[str, Any], phase: str) -> contextlib.AbstractContextManager[None]:
+    """Show the holder of the run lock that a step of this run is at work."""
+    return run_lock.step_of(parameters["run_dir"], phase)
+
+
+def left_by_writers(
+    connection: psycopg.Connection, parameters: dict[str, Any]
+) -> tuple[Refusal | None, list[dict[str, Any]]]:
+    """Wait until the stopped services have left the database: a refusal if they do not, and the sessions of others."""
+    writers, others = wait_until_gone(connection, parameters["writer_roles"], parameters["drain"])
+    if not writers:
+        return None, others
+    shown = "; ".join(session(one) for one in writers[:3])
+    what = f"{count(len(writers), 'session')} of the stopped services still connected after {parameters['drain']:.0f} s"
+    return Refusal(what, shown, "end them, then run the same command again"), others
 
 
 def _highest(comparison: Comparison, versions: list[str]) -> str | None:

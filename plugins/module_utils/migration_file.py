@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ansible_collections.habitat.runbook.plugins.module_utils.canonical import canonical
@@ -214,7 +214,7 @@ def _down(section: Section | None, settings: Directives, file: str) -> tuple[Dow
         return Down("irreversible", "", settings.irreversible), []
     down, line = read_down(section)
     if down.state == "ok":
-        return down, []
+        return replace(down, file=file), []
     what = (
         f"the down section cannot be used: {down.reason}" if down.state == "broken" else f"{down.reason}; {_ADD_DOWN}"
     )

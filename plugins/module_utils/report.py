@@ -1,43 +1,47 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""The report of a run: a dict for machines, Markdown for people, and the last lines on the screen. Pure."""
+"""The report of a run: a dict for machines, and the last lines on the screen; for people see report_markdown. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils.losses import would_lose
+from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import WORDS
+from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import markdown as markdown
+from ansible_collections.habitat.runbook.plugins.module_utils.rollback_screens import reverted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import applied, failure, health_check, labelled
-from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, moment, size
-from ansible_collections.habitat.runbook.plugins.module_utils.verdict import NEEDS_OPERATOR, SUCCEEDED, Verdict
+from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
+from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
+    SUCCEEDED,
+    SWAP_DONE,
+    SWAP_FAILED,
+    SWAP_UNKNOWN,
+    Verdict,
+)
 
 FORMAT = 1
-
-_WORDS = {
-    "succeeded": "SUCCEEDED",
-    "refused": "REFUSED",
-    "stopped_safe": "STOPPED, SAFE",
-    "needs_operator": "STOPPED, NEEDS YOU",
-}
 
 
 def gather(raw: dict[str, Any]) -> dict[str, Any]:
     """Facts for the verdict and the report out of what the steps returned; a step that did not run is an empty dict.
 
     raw: run, database, host, failed_task, failed_message, said (whether a screen told why), and the results preflight,
-    services, backup, stopping, applying, starting, health, healthy, health_before.
+    services, backup, stopping, applying, starting, health, healthy, health_before, choosing, restoring, swapping,
+    accounting, planning, reverting.
     """
-    checked, applying, health, starting = raw["preflight"], raw["applying"], raw["health"], raw["starting"]
+    checked, health, starting = raw["preflight"], raw["health"], raw["starting"]
     running = raw["services"].get("running", [])
-    before = applying.get("from_version", checked.get("current"))
+    changing = raw["applying"] or raw["reverting"]
     stopped_at, healthy_at = raw["stopping"].get("at"), raw["healthy"].get("at")
     return {
         **{name: raw[name] for name in ("run", "database", "host", "failed_task", "failed_message", "said")},
-        "server": checked.get("server"),
-        "checks": [*checked.get("checks", []), *_health_before(raw)],
+        "server": checked.get("server") or raw["choosing"].get("server"),
+        "checks": [*checked.get("checks", []), *_health_before(raw), *_notes(raw)],
         "plan": checked.get("pending", []),
         "backup": raw["backup"].get("backup"),
-        "backup_tried": bool(raw["backup"]),
+        "backup_tried": bool(raw["backup"]) or _ran(raw["restoring"]),
         "running": running,
         "stopped": stopped_at is not None,
         "started": bool(starting) and not starting.get("failed") and not starting.get("skipped"),
@@ -45,13 +49,71 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
         "health_message": health.get("msg", "it was not asked"),
         "probes": health.get("probes", []),
         "window_seconds": healthy_at - stopped_at if healthy_at and stopped_at else None,
-        "from_version": before,
-        "to_version": applying.get("to_version", before),
-        # A step that was killed says nothing about what it did.
-        "schema_known": "to_version" in applying if _ran(applying) else "current" in checked,
-        "refusals": applying.get("refusals") or checked.get("refusals") or [],
-        **{name: applying.get(name) for name in ("applied", "failure", "settings", "other_sessions")},
+        **_versions(raw, changing),
+        "refusals": changing.get("refusals") or checked.get("refusals") or raw["choosing"].get("refusals") or [],
+        **{name: changing.get(name) for name in ("applied", "failure", "settings", "other_sessions", "restore_point")},
+        **_going_back(raw),
     }
+
+
+def _versions(raw: dict[str, Any], changing: dict[str, Any]) -> dict[str, Any]:
+    """The schema before and after. A step that was killed says nothing about what it did."""
+    first = raw["preflight"].get("current", raw["choosing"].get("current", raw["planning"].get("from_version")))
+    before = changing.get("from_version", first)
+    looked = (("preflight", "current"), ("choosing", "current"), ("planning", "from_version"))
+    known = any(key in raw[name] for name, key in looked)
+    swap = _swap(raw)
+    swapped = swap == SWAP_DONE
+    after = raw["swapping"]["to_version"] if swapped else changing.get("to_version", before)
+    if not swapped and _ran(changing):
+        known = "to_version" in changing
+    known = swapped or (known and swap != SWAP_UNKNOWN)
+    return {"from_version": before, "to_version": after, "schema_known": known}
+
+
+def _going_back(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a rollback did, or a run that put its restore point back."""
+    swapping, swap = raw["swapping"], _swap(raw)
+    put_back = None
+    if swap and raw["applying"]:
+        point = (raw["applying"].get("restore_point") or {}).get("name")
+        put_back = {"done": swap == SWAP_DONE, "point": point, "kept_as": swapping.get("kept_as")}
+        put_back["message"] = swapping.get("msg")
+    return {
+        "rollback": bool(raw["choosing"] or raw["planning"]),
+        "source": raw["choosing"].get("source"),
+        "removed": raw["choosing"].get("removed", []),
+        "returning": raw["choosing"].get("returning", []),
+        "restored": raw["restoring"] if "seconds" in raw["restoring"] else None,
+        "swap": swap,
+        "kept_as": swapping.get("kept_as") if swap == SWAP_DONE else None,
+        "would_keep_as": swapping.get("kept_as"),
+        "swap_seconds": swapping.get("seconds"),
+        "written": raw["accounting"].get("written") or raw["choosing"].get("written"),
+        "put_back": put_back,
+        "reverts": raw["planning"].get("reverts", []),
+        "losses": raw["planning"].get("losses", []),
+        "loss_refused": _loss_refused(raw),
+        "reverted": raw["reverting"].get("reverted"),
+        "remarks": raw["reverting"].get("remarks", []),
+    }
+
+
+def _loss_refused(raw: dict[str, Any]) -> bool:
+    """Whether the run ended because rows would go and nobody had accepted that."""
+    planning = raw["planning"]
+    said = planning.get("msg") is not None and raw["failed_message"] == planning["msg"]
+    return said and would_lose(planning.get("losses", []))
+
+
+def _swap(raw: dict[str, Any]) -> str:
+    """What became of a swap, in verdict's words. A step that was killed says nothing about what it did."""
+    result = raw["swapping"]
+    if not _ran(result) or raw["run"]["check"]:
+        return ""
+    if "seconds" in result:
+        return SWAP_DONE
+    return SWAP_UNKNOWN if result.get("unknown", True) else SWAP_FAILED
 
 
 def _ran(result: dict[str, Any]) -> bool:
@@ -64,12 +126,19 @@ def _health_before(raw: dict[str, Any]) -> list[dict[str, str]]:
     return [health_check(raw["health_before"]["probes"], raw["services"].get("running", []))]
 
 
+def _notes(raw: dict[str, Any]) -> list[dict[str, str]]:
+    """What a rollback found odd but not in its way."""
+    return [{"state": "warn", "text": text, "next": ""} for text in raw["choosing"].get("notes", [])]
+
+
 def build(facts: dict[str, Any], verdict: Verdict, finished_at: str) -> dict[str, Any]:
     """The report as data; facts as from ``gather``, finished_at as ISO 8601."""
     kept = (
         "run", "database", "host", "server", "window_seconds", "from_version", "to_version",
         "checks", "plan", "backup", "running", "applied", "failure", "failed_task", "failed_message",
-        "probes", "settings", "other_sessions", "refusals", "said",
+        "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source", "removed",
+        "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back", "reverts", "losses",
+        "reverted", "remarks",
     )  # fmt: skip
     return {"format": FORMAT, **verdict.as_data(), "finished_at": finished_at, **{name: facts[name] for name in kept}}
 
@@ -79,86 +148,14 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
     lines: list[str] = []
     if report["failure"]:
         lines += [applied(report)] if report["applied"] else []
+        lines += [reverted(report)] if report["reverted"] else []
         lines += failure(report["failure"])
     elif report["outcome"] != SUCCEEDED and not report["said"]:
         lines.append(labelled("FAILED", f"{report['failed_task']}: {report['failed_message']}"))
         lines += [f"  {text}" for one in report["refusals"] for text in (one["found"], one["next"]) if text]
     window = f"   window {duration(report['window_seconds'])}" if report["window_seconds"] is not None else ""
     written = f"   report: {where}" if where else ""
-    lines.append(labelled("RESULT", f"{_WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))
+    lines.append(labelled("RESULT", f"{WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))
     if report["outcome"] != SUCCEEDED:
         lines += [f"  {text}" for text in (report["state"], report["next"]) if text]
     return "\n".join(lines)
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report for a ticket or a mail."""
-    run = report["run"]
-    lines = [
-        f"# {_WORDS[report['outcome']]}: {run['env']} / {_cell(report['database'])}, schema {report['schema']}",
-        "",
-        _cell(report["state"]),
-        *([_cell(report["next"])] if report["next"] else []),
-        "",
-        "| | |",
-        "|---|---|",
-        f"| run | {run['id']} |",
-        f"| by | {_cell(run['operator'])} on {_cell(run['origin'])} |",
-        f"| host | {_cell(report['host'])} |",
-        f"| finished | {moment(report['finished_at'])} UTC |",
-        f"| window | {_window(report)} |",
-        f"| backup | {_backup(report)} |",
-    ]
-    lines += ["", "## Migrations", "", *_migrations(report)]
-    if report["failure"]:
-        lines += ["", "## What failed", "", "```", *failure(report["failure"]), "```"]
-    elif report["failed_task"]:
-        lines += ["", "## What failed", "", f"{_cell(report['failed_task'])}: {_cell(report['failed_message'])}"]
-        lines += [f"- {_cell(' '.join(filter(None, one.values())))}" for one in report["refusals"]]
-    lines += ["", "## Preflight", "", *_checks(report), ""]
-    return "\n".join(lines)
-
-
-def _window(report: dict[str, Any]) -> str:
-    seconds = report["window_seconds"]
-    if seconds is None:
-        return "the services were not stopped" if report["outcome"] != NEEDS_OPERATOR else "still open"
-    return f"{duration(seconds)} from stop to healthy"
-
-
-def _backup(report: dict[str, Any]) -> str:
-    one = report["backup"]
-    return f"{one['id']}, {size(one['size'])}, sha256 {one['sha256']}" if one else "none was taken"
-
-
-def _migrations(report: dict[str, Any]) -> list[str]:
-    done = {one["version"]: one for one in report["applied"] or []}
-    lines = ["| version | name | state | took |", "|---|---|---|---|"]
-    for one in report["plan"] or []:
-        version = one["version"]
-        took = duration(done[version]["duration_ms"] / 1000) if version in done else "-"
-        state = "applied" if version in done else _not_applied(version, report["failure"])
-        lines.append(f"| {version} | {_cell(one['name'])} | {state} | {took} |")
-    return lines
-
-
-def _not_applied(version: str, found: dict[str, Any] | None) -> str:
-    if not found or found["version"] != version:
-        return "not applied"
-    if found["state"] == "partial":
-        return f"partial {found['done']}/{found['total']}"
-    return "not known" if found["state"] == "unknown" else "failed, rolled back"
-
-
-def _checks(report: dict[str, Any]) -> list[str]:
-    return [f"- {check['state']}: {_cell(check['text'])}" for check in report["checks"] or []] or [
-        "- nothing was checked"
-    ]
-
-
-def _cell(text: Any) -> str:
-    """Text from outside inside Markdown: no table, code or markup of its own."""
-    plain = " ".join(str(text).split())
-    for mark in "\\|`<>*_[]":
-        plain = plain.replace(mark, "\\" + mark)
-    return plain

@@ -23,6 +23,7 @@ from typing import Any
 
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import holder
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 
 LOCK_DATABASE = "postgres"
 _START_SECONDS = 20
@@ -129,6 +130,19 @@ def _runs(pid: int, folder: Path) -> bool:
 def held_by(connection: psycopg.Connection, database: str) -> dict[str, Any] | None:
     """Who holds the run lock of a database: run_id, operator, from, since, phase; None when it is free."""
     return holder.read_holder(connection, lock_key(database))
+
+
+def require(connection: psycopg.Connection, database: str, run_dir: str | None, run_id: str) -> None:
+    """Raise BackupError unless this run holds the lock; without a run_dir there is no run that could."""
+    holder_now = held_by(connection, database) if run_dir else None
+    if run_dir and (not holder_now or holder_now["run_id"] != run_id):
+        who = f"run {holder_now['run_id']} does" if holder_now else "nobody does"
+        raise BackupError(f"this run does not hold the run lock ({who}); start again with the same command")
+
+
+def step_of(run_dir: str | None, phase: str) -> contextlib.AbstractContextManager[None]:
+    """``step`` for a run's folder, nothing without one."""
+    return step(Path(run_dir), phase) if run_dir else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -67,6 +67,11 @@ def nothing(data: dict[str, Any]) -> str:
     return f"{data['env']} / {data['database']}: {_at(data['current'])}, nothing pending{upto}"
 
 
+def nothing_to_revert(data: dict[str, Any]) -> str:
+    """Nothing is to be taken back; data: env, database, from_version."""
+    return f"{data['env']} / {data['database']}: {_at(data['from_version'])}, nothing to take back"
+
+
 def refused(data: dict[str, Any]) -> str | None:
     """Why the screen with this data refuses the run, or None when it does not."""
     if data.get("refusals"):
@@ -127,7 +132,8 @@ def health_check(probes: list[dict[str, Any]], running: list[str]) -> dict[str, 
 def plan(data: dict[str, Any]) -> str:
     """What a run does and what happens when it fails.
 
-    data: pending, current, running (processes that get stopped), warnings_in_files, target.
+    data: pending, current, running (processes that get stopped), warnings_in_files, target, restore_point (planned,
+    bytes, seconds, reason; left out where nobody has looked).
     """
     pending = data["pending"]
     if not pending:
@@ -140,8 +146,20 @@ def plan(data: dict[str, Any]) -> str:
     lines += columns(rows)
     lines += [f"  warn  {warning}" for warning in data.get("warnings_in_files", [])]
     lines.append(f"  services to stop: {', '.join(data['running']) or 'none is running'}")
-    lines += _if_it_fails(pending, data["current"], bool(data["running"]))
+    point = data.get("restore_point") or {}
+    lines += _restore_point(point)
+    lines += _if_it_fails(pending, data["current"], bool(data["running"]), bool(point.get("planned")))
     return "\n".join(lines)
+
+
+def _restore_point(point: dict[str, Any]) -> list[str]:
+    if not point:
+        return []
+    if point["planned"]:
+        return [
+            f"  restore point: a copy of {size(point['bytes'])} inside the server, about {duration(point['seconds'])}"
+        ]
+    return [f"  restore point: none, {printable(point['reason'])}"]
 
 
 def _at(version: str | None) -> str:
@@ -158,8 +176,16 @@ def _down(down: dict[str, str]) -> str:
     return f"no: {down['reason']}" if down["reason"] else "no"
 
 
-def _if_it_fails(pending: list[dict[str, Any]], current: str | None, running: bool) -> list[str]:
+def _if_it_fails(pending: list[dict[str, Any]], current: str | None, running: bool, point: bool) -> list[str]:
     """What state a failure would leave: every migration by itself while they are few, those in steps always."""
+    if point:
+        where = f"the services start on {_schema(current)}" if running else f"the database is at {_schema(current)}"
+        first, *more = pending
+        if first["mode"] == "transaction" and not more:
+            lines = [f"  if {first['version']} fails: PostgreSQL rolls it back, {where}"]
+        else:
+            lines = [f"  if a migration fails: what was committed is undone by the restore point, {where}"]
+        return [*lines, *([f"  if health fails: the restore point is put back, {where}"] if running else [])]
     lines = []
     reached = [current, *(one["version"] for one in pending)]
     many = len(pending) > _EACH
@@ -194,13 +220,18 @@ def stopping(data: dict[str, Any]) -> str:
 
 
 def applied(data: dict[str, Any]) -> str:
-    """The applied migrations; data: applied, other_sessions."""
+    """The applied migrations; data: applied, other_sessions, restore_point, put_back (when it was tried)."""
+    undone = ", put back since" if (data.get("put_back") or {}).get("done") else ""
     rows = [
-        [one["version"], one["name"], f"applied in {duration(one['duration_ms'] / 1000)}"] for one in data["applied"]
+        [one["version"], one["name"], f"applied in {duration(one['duration_ms'] / 1000)}{undone}"]
+        for one in data["applied"]
     ]
     lines = columns(rows, indent=" " * _LABEL)
     if lines:
         lines[0] = labelled("APPLY", lines[0].strip())
+    point = data.get("restore_point") or {}
+    if point.get("reason"):
+        lines.append(f"  warn  no restore point could be taken: {printable(point['reason'])}")
     for one in data.get("other_sessions") or []:
         lines.append(f"  warn  still connected: pid {one['pid']} {one['role']} ({one['app'] or 'no name'})")
     return "\n".join(lines)
@@ -229,7 +260,9 @@ def baseline(data: dict[str, Any]) -> str:
 
 def failure(found: dict[str, Any]) -> list[str]:
     """A failed migration: where, why, what the server said."""
-    where = f"{found['file']}:{found['line']}:{found['column']}"
+    # The text of a down migration may be that of the ledger, which is no file.
+    comma = ":" if found["file"].endswith(".sql") else ", line "
+    where = f"{found['file']}{comma}{found['line']}:{found['column']}"
     code = f"   (SQLSTATE {found['sqlstate']})" if found.get("sqlstate") else ""
     lines = [labelled("FAILED", f"{where}   {printable(' '.join(found['message'].split()))}{code}")]
     statement = found["statement"].splitlines()

@@ -41,16 +41,18 @@ SET LOCAL intervalstyle = 'postgres';
 SET LOCAL timezone = 'UTC';
 SET LOCAL bytea_output = 'hex';
 SET LOCAL extra_float_digits = 3;
+SET LOCAL lc_monetary = 'C';
+SET LOCAL quote_all_identifiers = off;
 SET LOCAL max_parallel_workers_per_gather = 0;
 """
 
-# What pg_dump dumps: no system schemas, nothing temporary, of extensions only their configuration tables.
+# What pg_dump dumps: no system schemas, nothing temporary, of extensions only their configuration. Parameter: relkinds.
 _TABLES = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind, c.relispopulated AS populated,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AS readable,
        c.relkind = 'r' AND pg_catalog.row_security_active(c.oid) AS policed
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
+WHERE c.relkind::text = ANY (%s) AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (
     SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
@@ -73,6 +75,14 @@ SELECT pg_catalog.current_setting('server_version') AS server_version,
          AS extensions,
        EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attname = 'version' AND NOT attisdropped
                AND attrelid = pg_catalog.to_regclass('public.schema_migrations')) AS has_ledger"""
+
+# Of the transaction's own snapshot, so at REPEATABLE READ of the exported one; xid8 does not wrap around.
+_IDENTITY = """
+SELECT c.system_identifier::text AS system_identifier, d.oid::bigint AS database_oid,
+       pg_catalog.pg_snapshot_xmin(s)::text AS xmin, pg_catalog.pg_snapshot_xmax(s)::text AS xmax,
+       ARRAY(SELECT x::text FROM pg_catalog.pg_snapshot_xip(s) AS x) AS xip
+FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, pg_catalog.pg_current_snapshot() s
+WHERE d.datname = pg_catalog.current_database()"""
 
 # "(x.*)" is the row even where a column is called x.
 _COUNT = """
@@ -107,7 +117,7 @@ FROM pg_catalog.pg_locks l JOIN chain c ON c.waiter = l.pid WHERE NOT l.granted 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, partition, partitioned table or materialized view; ``policed`` when row security would hide rows."""
+    """A relation with rows, or a sequence; ``policed`` when row security would hide rows."""
 
     schema: str
     name: str
@@ -160,20 +170,20 @@ def readable_tables(connection: psycopg.Connection) -> list[Table]:
     """
     connection.execute("BEGIN READ ONLY")
     try:
-        connection.execute(_settings(connection))
+        connection.execute(reading_settings(connection))
         return _read_tables(connection)
     finally:
         if not connection.closed:
             connection.execute("ROLLBACK")
 
 
-def _settings(connection: psycopg.Connection) -> str:
+def reading_settings(connection: psycopg.Connection) -> str:
     newer = "SET LOCAL transaction_timeout = 0;" if connection.info.server_version >= 170000 else ""
     return _SETTINGS + newer
 
 
 def _read_tables(connection: psycopg.Connection) -> list[Table]:
-    tables = [Table(**row) for row in query(connection, _TABLES)]
+    tables = [Table(**row) for row in query(connection, _TABLES, [["r", "p", "m"]])]
     role = connection.info.user
     policed = [table.key for table in tables if table.policed]
     if policed:
@@ -220,7 +230,7 @@ def _open(connection: psycopg.Connection, lock_wait_ms: int) -> Snapshot:
 def _lock_and_take(connection: psycopg.Connection, wanted: list[Table], lock_wait_ms: int) -> Snapshot | None:
     # Neither SET nor LOCK takes a snapshot: the first SELECT does, when the locks are held.
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    connection.execute(_settings(connection) + f"SET LOCAL lock_timeout = {lock_wait_ms:d};")
+    connection.execute(reading_settings(connection) + f"SET LOCAL lock_timeout = {lock_wait_ms:d};")
     lockable = [table.sql for table in wanted if table.kind != "m"]
     try:
         if lockable:
@@ -281,13 +291,23 @@ def who_is_in_the_way(connection: psycopg.Connection, what: str | None, lock_wai
 
 
 def read_facts(connection: psycopg.Connection) -> dict[str, Any]:
-    """What the manifest tells about the database as a whole."""
+    """What the manifest tells about the database as a whole, but for ``database.properties``.
+
+    ``snapshot`` says of which server and database it is true, and which transactions it sees: ``xmin``, ``xmax`` and
+    the top-level ones in between that were running, ``xip``, as pg_current_snapshot() has them.
+    """
     facts = query(connection, _FACTS)[0]
     versions = None
     if facts.pop("has_ledger"):
         rows = query(connection, "SELECT version::text AS version FROM public.schema_migrations")
         versions = sorted_versions(row["version"] for row in rows)
-    return {**facts, "database": query(connection, _DATABASE)[0], "ledger_versions": versions}
+    described = {"database": query(connection, _DATABASE)[0], "snapshot": read_identity(connection)}
+    return {**facts, **described, "ledger_versions": versions}
+
+
+def read_identity(connection: psycopg.Connection) -> dict[str, Any]:
+    """The ``snapshot`` of a manifest: which server and database this is, and which transactions are seen now."""
+    return query(connection, _IDENTITY)[0]
 
 
 def count_tables(connection: psycopg.Connection, tables: Iterable[Table]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -300,6 +320,13 @@ def count_tables(connection: psycopg.Connection, tables: Iterable[Table]) -> Ite
     for table in tables:
         if table.kind == "r":
             yield table.key, query(connection, _COUNT.format(table.sql))[0]
+
+
+def read_sequences(connection: psycopg.Connection) -> dict[str, dict[str, Any]]:
+    """``{key: {"last_value": n, "is_called": bool}}`` of every sequence as it is now: they belong to no snapshot."""
+    sequences = [Table(**row) for row in query(connection, _TABLES, [["S"]])]
+    text = "SELECT last_value, is_called FROM {}"
+    return {sequence.key: query(connection, text.format(sequence.sql))[0] for sequence in sequences}
 
 
 def count_materialized_views(connection: psycopg.Connection, tables: Iterable[Table]) -> dict[str, dict[str, Any]]:

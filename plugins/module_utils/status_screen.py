@@ -9,7 +9,17 @@ from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import screens
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
-from ansible_collections.habitat.runbook.plugins.module_utils.table import columns, duration, moment, session, size
+from ansible_collections.habitat.runbook.plugins.module_utils.table import (
+    columns,
+    duration,
+    moment,
+    printable,
+    session,
+    size,
+)
+
+_LABEL = 10
+_SHOWN = 5
 
 LONG_SECONDS = 60
 """A transaction open for longer than this is named: a migration would have to wait for it."""
@@ -26,7 +36,7 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
     data = {
         **{name: facts[name] for name in ("env", "database", "services", "probes", "backups", "last_run")},
         **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
-        "holder": facts["around"]["holder"],
+        **{name: facts["around"][name] for name in ("holder", "copies", "history")},
         "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
         "long_transactions": [one for one in facts["around"]["sessions"] if (one["seconds"] or 0) > LONG_SECONDS],
     }
@@ -37,7 +47,7 @@ def status(data: dict[str, Any]) -> str:
     """The status table; data is what ``-e output=json`` prints.
 
     Keys: env, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped), probes,
-    healthy, last_run (or None), backups, long_transactions, next.
+    healthy, last_run (or None), backups, copies, history, long_transactions, next.
     """
     lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
     lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
@@ -53,6 +63,8 @@ def status(data: dict[str, Any]) -> str:
     for one in data["long_transactions"]:
         lines.append(labelled("LONG", f"transaction open for {duration(one['seconds'])}: {session(one)}"))
     lines.append(labelled("BACKUPS", _backups(data["backups"])))
+    lines += _copies(data["copies"])
+    lines += _history(data["history"])
     lines.append(labelled("LAST RUN", _last_run(data["last_run"])))
     lines.append(labelled("NEXT", data["next"]))
     return "\n".join(lines)
@@ -101,6 +113,31 @@ def _backups(backups: list[dict[str, Any]]) -> str:
     return "; ".join(parts) or "none"
 
 
+def _copies(copies: list[dict[str, Any]]) -> list[str]:
+    """Databases kept from before a swap, restore points and half-made restores: they take room."""
+    words = {
+        "before": "kept from before a swap",
+        "point": "restore point",
+        "restore": "half restored, the next run removes it",
+    }
+    rows = [[printable(one["name"]), size(one["size"]), words[one["kind"]]] for one in copies]
+    lines = columns(rows, indent=" " * _LABEL)
+    return [labelled("COPIES", lines[0].strip()), *lines[1:]] if lines else []
+
+
+def _history(history: list[dict[str, Any]]) -> list[str]:
+    """The newest entries, newest first."""
+    rows = [
+        [
+            moment(one["at"]),
+            *(printable(one[name] or "-") for name in ("event", "version", "operator", "origin", "run_id")),
+        ]
+        for one in history[:_SHOWN]
+    ]
+    lines = columns(rows, indent=" " * _LABEL)
+    return [labelled("HISTORY", lines[0].strip()), *lines[1:]] if lines else []
+
+
 def _last_run(run: dict[str, Any] | None) -> str:
     if run is None:
         return "none on this controller"
@@ -114,9 +151,8 @@ def next_step(data: dict[str, Any]) -> str:
         return "a run is going on: wait for its end"
     if data["refusals"]:
         return data["refusals"][0]["next"] or "correct what PROBLEM says"
-    last = data["last_run"]
-    well = data["services"]["running"] and data["healthy"]
-    if not well and last and last["outcome"] == "needs_operator" and last["next"]:
+    if _still_to_do(data):
+        last = data["last_run"]
         return f"{last['next']} (said by run {last['run']['id']})"
     if not data["services"]["running"]:
         return "the services are down: start them, then look again"
@@ -127,3 +163,14 @@ def next_step(data: dict[str, Any]) -> str:
     if any(one["state"] in ("pending", "partial") for one in data["versions"]):
         return f"ansible-playbook migrate.yml -e env={env}"
     return "nothing to do"
+
+
+def _still_to_do(data: dict[str, Any]) -> bool:
+    """Whether what the last run said to do next is still to be done; to look here is done already."""
+    last = data["last_run"]
+    if not last or last["outcome"] != "needs_operator" or not last["next"] or "status.yml" in last["next"]:
+        return False
+    well = data["services"]["running"] and data["healthy"]
+    # A restore point is there after a run only while it could not be put back, however well the application is.
+    points = [one["name"] for one in data["copies"] if one["kind"] == "point"]
+    return not well or any(name in last["next"] for name in points)

@@ -20,10 +20,11 @@ from ansible_collections.habitat.runbook.plugins.module_utils import failure, in
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream
 from ansible_collections.habitat.runbook.plugins.module_utils.commands import needs_no_transaction
 from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.state import feed
 from ansible_collections.habitat.runbook.plugins.module_utils.statement import Statement
 from ansible_collections.habitat.runbook.plugins.module_utils.transaction import (
-    Run,
     VerifyFailed,
     applied,
     check_verify,
@@ -66,8 +67,13 @@ class _Progress:
         return (head["version"], head["name"], done, head["statements"], self._digest.hexdigest(), self.run_id)
 
 
-def apply_steps(connection: psycopg.Connection, head: dict, stream: Stream, who: Run) -> dict | Failure:
-    """Apply the rest of one migration; returns what to report of it, or a Failure with state "partial k/n"."""
+def apply_steps(
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None = None
+) -> dict | Failure:
+    """Apply the rest of one migration; returns what to report of it, or a Failure with state "partial k/n".
+
+    watch: records in the history what the migration changed, unless an earlier run began it.
+    """
     started = time.monotonic()
     run_one(connection, Item("DISCARD ALL"))
     progress = _Progress(connection, head, who.run_id)
@@ -78,7 +84,8 @@ def apply_steps(connection: psycopg.Connection, head: dict, stream: Stream, who:
         for group in _groups(_remaining(connection, stream, progress), head["mode"]):
             statement = group[0]
             _run_group(connection, head, group, progress)
-        _finish(connection, head, stream, who, int((time.monotonic() - started) * 1000))
+        seen = None if progress.resumed else watch
+        _finish(connection, head, stream, who, int((time.monotonic() - started) * 1000), seen)
     except StatementFailed as failed:
         origin = failed.item.origin or statement
         found = failure.from_error(head["version"], head["file"], origin, failed.error, "partial")
@@ -160,13 +167,16 @@ def _record(connection: psycopg.Connection, items: list[Item]) -> None:
     run_one(connection, Item("COMMIT"))
 
 
-def _finish(connection: psycopg.Connection, head: dict, stream: Stream, who: Run, milliseconds: int) -> None:
+def _finish(
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, milliseconds: int, watch: SchemaWatch | None
+) -> None:
     if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
         error = psycopg.errors.InvalidTransactionState("the file ends inside a transaction it opened: add the COMMIT")
         raise StatementFailed(Item(""), error, lost=False)
     checks = [Item(statement.text, role, statement) for role, statement in stream() if role == "verify"]
-    for answer in run(connection, [Item("BEGIN"), *checks, *own_role(), *ledger_items(head, who, milliseconds)]):
+    for answer in run(connection, [Item("BEGIN"), *checks, *own_role()]):
         check_verify(answer)
+    _drain(connection, ledger_items(head, who, milliseconds, watch.look(connection) if watch else None))
     run_one(connection, Item("COMMIT"))
 
 

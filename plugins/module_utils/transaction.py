@@ -6,22 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import failure, ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import failure, history, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream
 from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.statement import Statement
 from ansible_collections.habitat.runbook.plugins.module_utils.wire import Answer, Item, StatementFailed, run, run_one
-
-
-@dataclass(frozen=True)
-class Run:
-    """Who applies: the run's id and the person, both written into the ledger."""
-
-    run_id: str
-    operator: str
 
 
 class VerifyFailed(Exception):
@@ -33,15 +28,18 @@ class VerifyFailed(Exception):
         self.statement = statement
 
 
-def apply_in_transaction(connection: psycopg.Connection, head: dict, stream: Stream, who: Run) -> dict | Failure:
+def apply_in_transaction(
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None = None
+) -> dict | Failure:
     """Apply one migration whole or not at all; returns what to report of it, or the Failure.
 
-    A failure's state is "unknown" when the connection was lost while COMMIT was under way.
+    watch: records in the history what the migration changed in the schema. A failure's state is "unknown" when the
+    connection was lost while COMMIT was under way.
     """
     commit = Item("COMMIT")
     milliseconds = 0
     try:
-        for answer in run(connection, _items(head, stream, who)):
+        for answer in _answers(connection, head, stream, who, watch):
             check_verify(answer)
             milliseconds = duration(answer, milliseconds)
         if run_one(connection, commit).tag != "COMMIT":
@@ -57,7 +55,17 @@ def apply_in_transaction(connection: psycopg.Connection, head: dict, stream: Str
     return applied(head, milliseconds)
 
 
-def _items(head: dict, stream: Stream, who: Run) -> Iterator[Item]:
+def _answers(
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None
+) -> Iterator[Answer]:
+    if watch is None:
+        yield from run(connection, chain(_items(head, stream), ledger_items(head, who)))
+        return
+    yield from run(connection, _items(head, stream))
+    yield from run(connection, ledger_items(head, who, detail=watch.look(connection)))
+
+
+def _items(head: dict, stream: Stream) -> Iterator[Item]:
     yield Item("DISCARD ALL", sync=True)
     yield Item(head["begin"])
     yield from timeouts(head, "SET LOCAL")
@@ -66,7 +74,6 @@ def _items(head: dict, stream: Stream, who: Run) -> Iterator[Item]:
         changes_role = changes_role or may_change_role(statement)
         yield Item(statement.text, role, statement)
     yield from own_role() if changes_role else []
-    yield from ledger_items(head, who)
 
 
 def timeouts(head: dict, command: str) -> Iterator[Item]:
@@ -90,14 +97,15 @@ def own_role() -> list[Item]:
     return [Item("SET LOCAL SESSION AUTHORIZATION DEFAULT"), Item("SET LOCAL ROLE NONE")]
 
 
-def ledger_items(head: dict, who: Run, milliseconds: int | None = None) -> list[Item]:
+def ledger_items(
+    head: dict, who: Run, milliseconds: int | None = None, detail: dict[str, Any] | None = None
+) -> list[Item]:
     """Record the migration in the transaction that is open; its duration is the transaction's unless given.
 
     A head with a true ``begun`` belongs to a migration that an earlier run began step by step.
     """
-    down = head["down"]["sql"] or None
-    values = (head["version"], head["name"], head["checksum"], "apply", milliseconds, who.operator, who.run_id, down)
-    items = [Item(ledger.INSERT, "record", parameters=values)]
+    values = ledger.record(head, history.APPLY, milliseconds, who, detail)
+    items = [Item(ledger.RECORD, "record", parameters=values)]
     if head.get("begun") or head["mode"] != "transaction":
         items.append(Item(ledger.CLEAR_PROGRESS, parameters=(head["version"],)))
     return items

@@ -12,7 +12,8 @@ description:
     dump back whole, and only then gives it its name and writes a manifest beside it.
   - The manifest holds what a restored copy can be compared with, taken in the snapshot of the dump itself - the
     number of rows and a digest of every table, the values of sequences, a hash of the schema, the versions in the
-    ledger, and the database's encoding, locale, owner and extensions.
+    ledger, and the database's encoding, locale, owner and extensions. It also holds what no dump of the contents
+    brings along - the database's settings, access rights, comment and connection limit.
   - The database stays in use meanwhile. Tables are locked in C(ACCESS SHARE) mode, which stops schema changes only.
   - A backup is refused rather than incomplete, for example when row-level security would hide rows.
   - When the module fails or is killed, nothing stays under a final name, and C(pg_dump) and its session end with it.

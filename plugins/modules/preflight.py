@@ -48,6 +48,17 @@ options:
   data_dir:
     description: Data folder of the server when it is on this host, to see whether a table could be rewritten.
     type: path
+  on_partial:
+    description:
+      - What happens when the run fails with something committed. V(auto) puts a restore point back when there is one,
+        V(restore) insists on one, V(start) starts the services on what is there.
+    type: str
+    choices: [auto, restore, start]
+    default: start
+  restore_point_budget:
+    description: Seconds that taking a restore point may take inside the window.
+    type: float
+    default: 5
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -104,6 +115,12 @@ refusals:
   returned: always
   type: list
   elements: dict
+restore_point:
+  description:
+    - Whether one is planned, with seconds (a prediction), bytes, the reason when not, and use, what
+      M(habitat.runbook.schema_migrations) takes for O(habitat.runbook.schema_migrations#module:restore_point).
+  returned: always
+  type: dict
 server:
   description: Facts about server and database, as in M(habitat.runbook.session_info).
   returned: always
@@ -139,7 +156,17 @@ def run_checks(parameters: dict[str, Any], state: dict[str, Any]) -> list[dict[s
         found.append(checks.check_space(parameters["data_dir"], server["largest"], "space for the data"))
     limit = parameters["max_transaction"]
     found += checks.check_sessions(state["sessions"], server["prepared"], parameters["writer_roles"], limit)
+    if parameters["on_partial"] == "restore" and not state["restore_point"]["planned"]:
+        text = f"no restore point can be taken: {state['restore_point']['reason']}"
+        found.append(checks.Check("fail", text, "put that right, or set habitat_on_partial to auto"))
     return [check.as_data() for check in found]
+
+
+def plan_restore_point(parameters: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+    from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
+
+    on_partial, budget = parameters["on_partial"], parameters["restore_point_budget"]
+    return plan_point(server, on_partial, budget, parameters["data_dir"]).as_data()
 
 
 def keep_plan(plan: str, run_dir: str) -> str:
@@ -162,6 +189,8 @@ def main() -> None:
         bin_dir={"type": "path"},
         backup_dir={"type": "path", "required": True},
         data_dir={"type": "path"},
+        on_partial={"type": "str", "choices": ["auto", "restore", "start"], "default": "start"},
+        restore_point_budget={"type": "float", "default": 5},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
@@ -172,6 +201,7 @@ def main() -> None:
     with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
         state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
         state.update(read_surroundings(connection))
+    state["restore_point"] = plan_restore_point(parameters, state["server"])
     checks = run_checks(parameters, state)
     kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
     module.exit_json(changed=False, checks=checks, staged_plan=kept, **state)

@@ -41,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 outcome:
-  description: One of succeeded, refused, stopped_safe, needs_operator.
+  description: One of succeeded, refused, stopped_safe, rolled_back, needs_operator.
   returned: always
   type: str
 report:

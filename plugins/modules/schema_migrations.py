@@ -19,16 +19,35 @@ options:
     description:
       - V(applied) applies what is pending.
       - V(baseline) records the versions up to O(target) as already there, without running them.
+      - V(reverted) runs the down migrations of what was applied, the newest first, until O(target) is the newest one
+        left, or O(steps) are taken back. Each is one transaction with the end of its ledger row. The text is the
+        file's, or the ledger's when the file is gone or was changed.
     type: str
-    choices: [applied, baseline]
+    choices: [applied, baseline, reverted]
     default: applied
   schema_dir:
     description: Folder of the migration files on the controller.
     type: path
     required: true
   target:
-    description: Last version to apply or to record. Required with O(state=baseline).
+    description:
+      - Last version to apply or to record. Required with O(state=baseline).
+      - With O(state=reverted) the version that stays; V(0) takes everything back.
     type: str
+  steps:
+    description: How many migrations to take back, with O(state=reverted).
+    type: int
+  accept_data_loss:
+    description: Whether O(state=reverted) may drop or change rows. Refused otherwise, telling which and how many.
+    type: bool
+    default: false
+  restore_point:
+    description:
+      - Whether to copy the database inside the server when the writers are gone and before the first migration.
+      - V(wanted) goes on without when it cannot be taken, V(required) refuses.
+    type: str
+    choices: [none, wanted, required]
+    default: none
   plan:
     description:
       - A parsed plan on the host, as M(habitat.runbook.preflight) returns it. Made of O(schema_dir) when left out.
@@ -40,6 +59,10 @@ options:
     type: path
   operator:
     description: Person behind the run, written into the ledger.
+    type: str
+    default: unknown
+  origin:
+    description: Where the run comes from, written into the history.
     type: str
     default: unknown
   lock_timeout:
@@ -82,6 +105,15 @@ EXAMPLES = r"""
     env: staging
     run_id: 20261122t100211z-k3f
 
+- name: Take the newest migration back
+  habitat.runbook.schema_migrations:
+    state: reverted
+    steps: 1
+    schema_dir: schema
+    login_db: habitat
+    env: staging
+    run_id: 20261122t100211z-k3f
+
 - name: Record that the database already has everything up to 06
   habitat.runbook.schema_migrations:
     state: baseline
@@ -104,6 +136,34 @@ recorded:
   returned: success
   type: list
   elements: str
+reverts:
+  description: What is taken back, newest first, with version, name, source (file or ledger), note, file and statements.
+  returned: with O(state=reverted)
+  type: list
+  elements: dict
+losses:
+  description: What goes with it, with version, file, line, kind, what, rows (null when not known), estimated and note.
+  returned: with O(state=reverted)
+  type: list
+  elements: dict
+reverted:
+  description: What was taken back, with version, name, source and duration_ms.
+  returned: with O(state=reverted)
+  type: list
+  elements: dict
+remarks:
+  description: Harmless differences to the schema before, such as another order of columns, and what was not compared.
+  returned: when something was reverted
+  type: list
+  elements: str
+restore_point:
+  description: Name and seconds of the restore point; the name is null, and reason says why, when it was not taken.
+  returned: when one was wanted
+  type: dict
+snapshot:
+  description: Which server and database this is, and the transactions seen when everything was applied.
+  returned: when a restore point was taken and nothing failed
+  type: dict
 from_version:
   description: Version of the schema before; null when the ledger was empty.
   returned: always
@@ -135,11 +195,12 @@ other_sessions:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
-    connect_again,
+    connect_to,
     connection_parameters,
     database_argument_spec,
     open_connection,
@@ -150,24 +211,30 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
 def main() -> None:
     spec = database_argument_spec()
     spec.update(
-        state={"type": "str", "choices": ["applied", "baseline"], "default": "applied"},
+        state={"type": "str", "choices": ["applied", "baseline", "reverted"], "default": "applied"},
         schema_dir={"type": "path", "required": True},
         target={"type": "str"},
+        steps={"type": "int"},
+        accept_data_loss={"type": "bool", "default": False},
+        restore_point={"type": "str", "choices": ["none", "wanted", "required"], "default": "none"},
         plan={"type": "path"},
         env={"type": "str", "required": True},
         run_id={"type": "str", "required": True},
         run_dir={"type": "path"},
         operator={"type": "str", "default": "unknown"},
+        origin={"type": "str", "default": "unknown"},
         lock_timeout={"type": "str", "default": "5s"},
         statement_timeout={"type": "str", "default": "10min"},
         writer_roles={"type": "list", "elements": "str", "default": []},
         drain={"type": "float", "default": 10},
     )
     module = AnsibleModule(
-        argument_spec=spec, supports_check_mode=True, required_if=[("state", "baseline", ["target"])]
+        argument_spec=spec,
+        supports_check_mode=True,
+        required_if=[("state", "baseline", ["target"]), ("state", "reverted", ["target", "steps"], True)],
+        mutually_exclusive=[("target", "steps")],
     )
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import migrate
 
     parameters = module.params
     timeouts = {name: parameters[name] for name in ("lock_timeout", "statement_timeout")}
@@ -176,12 +243,21 @@ def main() -> None:
     except ValueError as error:
         module.fail_json(msg=str(error))
     with open_connection(module, connect) as connection:
-        if parameters["state"] == "baseline":
-            result = migrate.baseline(connection, parameters, module.check_mode, module._diff)
-        else:
-            again = functools.partial(connect_again, connect)
-            result = migrate.migrate(connection, again, parameters, module.check_mode, module._diff)
+        result = work(module, connection, functools.partial(connect_to, connect))
     finish(module, result)
+
+
+def work(module: AnsibleModule, connection: Any, to: Callable[[str], Any]) -> dict[str, Any]:
+    """Do what ``state`` says; the downs are loaded only when they are wanted."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import migrate
+
+    if module.params["state"] == "baseline":
+        return migrate.baseline(connection, module.params, module.check_mode, module._diff)
+    if module.params["state"] == "reverted":
+        from ansible_collections.habitat.runbook.plugins.module_utils import migrate_down
+
+        return migrate_down.revert(connection, to, module.params, module.check_mode, module._diff)
+    return migrate.migrate(connection, to, module.params, module.check_mode, module._diff)
 
 
 def finish(module: AnsibleModule, result: dict[str, Any]) -> None:

@@ -18,7 +18,26 @@ options:
     type: str
     required: true
     choices:
-      [applied, backup, baseline, healthy, held, nothing, plan, preflight, refusals, starting, stopping]
+      - applied
+      - backup
+      - baseline
+      - choices
+      - healthy
+      - held
+      - left_out
+      - nothing
+      - nothing_to_revert
+      - plan
+      - preflight
+      - refusals
+      - restored
+      - revert_plan
+      - reverted
+      - rollback_plan
+      - starting
+      - stopping
+      - swapped
+      - version
   data:
     description: What the screen shows; its keys depend on the screen.
     type: dict

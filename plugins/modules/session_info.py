@@ -6,10 +6,25 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: session_info
-short_description: Tell who holds the run lock and who else is connected to a database
+short_description: Tell who holds the run lock, who else is connected to a database, and what happened to it
 version_added: 0.1.0
 description:
-  - Reads facts about the server and the database, the other sessions in it, and the run lock. Changes nothing.
+  - Reads facts about the server and the database, the other sessions in it, the run lock, the copies of the database
+    inside the server and the newest entries of its history. Changes nothing.
+options:
+  on_partial:
+    description:
+      - What a run would do when it fails with something committed, as in M(habitat.runbook.preflight).
+      - When given, RV(restore_point) is returned.
+    type: str
+    choices: [auto, restore, start]
+  restore_point_budget:
+    description: Seconds that taking a restore point may take inside the window.
+    type: float
+    default: 5
+  data_dir:
+    description: Data folder of the server when it is on this host.
+    type: path
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -39,16 +54,35 @@ holder:
   description: Who holds the run lock (run_id, operator, from, since, phase); null when it is free.
   returned: success
   type: dict
+restore_point:
+  description: Whether a run would take one, as in M(habitat.runbook.preflight).
+  returned: with O(on_partial)
+  type: dict
 server:
   description: Facts about server and database, such as version, size (bytes) and role.
   returned: success
   type: dict
+copies:
+  description: Copies of the database inside the server with name, kind (before, point or restore), run_id and size.
+  returned: success
+  type: list
+  elements: dict
+history:
+  description: >-
+    The newest entries of the history, newest first, with at, event (apply, fail, revert, restore or baseline), version,
+    name, run_id, operator, origin, duration_ms and error.
+  returned: success
+  type: list
+  elements: dict
 sessions:
   description: Other sessions in the database (pid, role, app, state, query, seconds in transaction).
   returned: success
   type: list
   elements: dict
 """
+
+from dataclasses import asdict
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
@@ -58,17 +92,36 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 
+HISTORY_SHOWN = 10
+
 
 def main() -> None:
     spec = database_argument_spec()
-    spec.update(env={"type": "str", "required": True}, run_id={"type": "str", "required": True})
+    spec.update(
+        env={"type": "str", "required": True},
+        run_id={"type": "str", "required": True},
+        on_partial={"type": "str", "choices": ["auto", "restore", "start"]},
+        restore_point_budget={"type": "float", "default": 5},
+        data_dir={"type": "path"},
+    )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
+    from ansible_collections.habitat.runbook.plugins.module_utils import copies, history
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
 
     with open_connection(module, connection_parameters(module, module.params["run_id"])) as connection:
         around = read_surroundings(connection)
+        around["copies"] = [asdict(copy) for copy in copies.list_copies(connection, module.params["login_db"])]
+        around["history"] = history.read_history(connection, HISTORY_SHOWN)
+    if module.params["on_partial"]:
+        around["restore_point"] = plan_restore_point(module.params, around["server"])
     module.exit_json(changed=False, **around)
+
+
+def plan_restore_point(given: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+    from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
+
+    return plan_point(server, given["on_partial"], given["restore_point_budget"], given["data_dir"]).as_data()
 
 
 if __name__ == "__main__":

@@ -19,21 +19,9 @@ import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer import write_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 
-from demo.embedded import stack, state
-from tests.benchmarks.ground import BIN, Ground, ground, peaks
-
-TURNS = 3
-
-
-def show(what: str, measured: float, limit: float, unit: str, how: str) -> bool:
-    well = measured <= limit
-    print(f"{'ok  ' if well else 'OVER'}  {what:<52} {measured:7.2f} {unit:<3} (limit {limit:g})   {how}", flush=True)
-    return well
-
-
-def alternate(ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS) -> tuple[float, float]:
-    pairs = [(ours(), theirs()) for _ in range(turns)]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+from demo.embedded import state
+from tests.benchmarks import rollback
+from tests.benchmarks.ground import BIN, TURNS, Ground, alternate, ground, peaks, show, stacked
 
 
 def many_small(place: Ground) -> bool:
@@ -103,20 +91,13 @@ def psql_turn(place: Ground, script: Path) -> Callable[[], float]:
 
 def no_operation(place: Ground) -> bool:
     """migrate.yml with nothing pending, against an empty play."""
-    runtime = place.folder / "stack"
-    environment = {"HABITAT_RUNTIME": str(runtime), "ANSIBLE_NOCOLOR": "1"}
-    os.environ.update(environment)
-    stack.up(runtime)
-    try:
+    with stacked(place):
         migrate = [str(BIN / "ansible-playbook"), "migrate.yml", "-e", "env=local"]
         reports = ["-e", f"habitat_reports_dir={place.folder}/reports"]
         well = window(place, [*migrate, *reports])
-        del os.environ["ANSIBLE_NOCOLOR"]
         mine, empty = alternate(lambda: seconds(migrate), lambda: seconds(place.empty_play()), turns=5)
         how = f"{mine:.2f} s, empty play {empty:.2f} s"
         return show("migrate.yml with nothing pending against an empty play", mine / empty, 2, "x", how) and well
-    finally:
-        stack.destroy(runtime)
 
 
 def seconds(command: list[str]) -> float:
@@ -155,8 +136,9 @@ def restore_ledger(place: Ground, versions: list[str]) -> None:
 
 
 def main() -> int:
-    chosen = sys.argv[1:] or ["many_small", "one_large", "no_operation"]
-    known = {"many_small": many_small, "one_large": one_large, "no_operation": no_operation}
+    measures = [many_small, one_large, no_operation, *rollback.MEASURES]
+    known = {measure.__name__: measure for measure in measures}
+    chosen = sys.argv[1:] or list(known)
     with ground() as place:
         results = [known[name](place) for name in chosen]
     return 0 if all(results) else 1

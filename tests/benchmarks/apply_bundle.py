@@ -1,4 +1,7 @@
-"""The module's work without Ansible around it: ``python -m tests.benchmarks.apply_bundle SOCKET_FOLDER BUNDLE``."""
+"""The module's work without Ansible around it: ``python -m tests.benchmarks.apply_bundle SOCKET_FOLDER BUNDLE [WATCHED]``.
+
+WATCHED stands in for schema_watch.WATCHED; with 0 no migration is watched.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ import sys
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import engine
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name, session_options
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
 
 RUN = Run("20261122t100211z-k3f", "bench")
 
 
-def main(host: str, bundle: str) -> None:
+def main(host: str, bundle: str, watched: str = "") -> None:
+    engine.WATCHED = int(watched or engine.WATCHED)
+
     def connect() -> psycopg.Connection:
         settings = {"application_name": session_name(RUN.run_id), "options": session_options("5s", "10min")}
         return psycopg.connect(host=host, user="postgres", autocommit=True, **settings)

@@ -7,19 +7,37 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 
-from demo.embedded import postgres, state
+from demo.embedded import postgres, stack, state
 
+TURNS = 3
 BIN = Path(sys.executable).parent
 QUIET = {"PYTHONPATH": "collections", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0"}
+
+
+def show(what: str, measured: float, limit: float, unit: str, how: str) -> bool:
+    well = measured <= limit
+    print(f"{'ok  ' if well else 'OVER'}  {what:<52} {measured:7.2f} {unit:<3} (limit {limit:g})   {how}", flush=True)
+    return well
+
+
+def tell(what: str, measured: float, unit: str, how: str) -> None:
+    """A figure without a limit."""
+    print(f"      {what:<52} {measured:7.2f} {unit:<3}             {how}", flush=True)
+
+
+def alternate(ours: Callable[[], float], theirs: Callable[[], float], turns: int = TURNS) -> tuple[float, float]:
+    pairs = [(ours(), theirs()) for _ in range(turns)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
 class Ground:
@@ -28,8 +46,12 @@ class Ground:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def connect(self) -> psycopg.Connection:
-        return psycopg.connect(host=str(self.folder), user="postgres", autocommit=True)
+    def connect(self, database: str = "postgres", **more: str) -> psycopg.Connection:
+        return psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True, **more)
+
+    def program(self, name: str, *arguments: str) -> list[str]:
+        """Command of one of PostgreSQL's client programs."""
+        return [postgres.tool(name), "-h", str(self.folder), "-U", "postgres", *arguments]
 
     def fresh(self) -> None:
         """An empty public schema."""
@@ -50,9 +72,9 @@ class Ground:
             sys.exit(f"{' '.join(command)}\n{done.stdout.decode()}\n{done.stderr.decode()}")
         return time.monotonic() - started
 
-    def module(self, bundle: Path) -> list[str]:
+    def module(self, bundle: Path, *more: str) -> list[str]:
         """Command of the module's work on a parsed plan, without Ansible around it."""
-        return [sys.executable, "-m", "tests.benchmarks.apply_bundle", str(self.folder), str(bundle)]
+        return [sys.executable, "-m", "tests.benchmarks.apply_bundle", str(self.folder), str(bundle), *more]
 
     def empty_play(self) -> list[str]:
         return _playbook(self.folder / "empty.yml", [])
@@ -80,6 +102,17 @@ def ground() -> Iterator[Ground]:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=60)
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def stacked(place: Ground) -> Iterator[state.Stack]:
+    """The embedded stack in a folder of its own; playbooks that are started meanwhile work on it."""
+    runtime = place.folder / "stack"
+    os.environ.update(HABITAT_RUNTIME=str(runtime), ANSIBLE_NOCOLOR="1")
+    try:
+        yield stack.up(runtime)
+    finally:
+        stack.destroy(runtime)
 
 
 def _wait(place: Ground) -> None:

@@ -11,9 +11,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils import engine
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer import write_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Comparison
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name, session_options
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
 
 RUN = Run("20261122t100211z-k3f", "alice")
 

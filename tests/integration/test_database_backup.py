@@ -14,8 +14,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import client_programs, dump, manifest, snapshot
+from ansible_collections.habitat.runbook.plugins.module_utils import (
+    client_programs,
+    dump,
+    manifest,
+    restore_schema,
+    snapshot,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.properties import read_properties
 
 from demo.embedded import postgres
 
@@ -90,7 +97,7 @@ def sequences(connection) -> dict:
 def schema_hash(cluster, database: str) -> str:
     command = [postgres.tool("pg_dump"), "-h", str(cluster.folder), "-U", "postgres", "--schema-only", database]
     text = subprocess.run(command, check=True, capture_output=True).stdout
-    return manifest.schema_digest(text.splitlines(keepends=True))
+    return restore_schema.schema_digest(text.splitlines(keepends=True))
 
 
 RICH = r"""
@@ -191,6 +198,37 @@ def test_one_changed_row_changes_the_digest(connection, folder):
     assert before["schema_sha256"] == after["schema_sha256"]
     connection.execute("ALTER TABLE t ALTER v SET NOT NULL")
     assert take(connection, folder, "20261122t100213z-aaa").manifest["schema_sha256"] != after["schema_sha256"]
+
+
+def test_which_transactions_the_dump_saw_is_told(cluster, database, connection, folder):
+    connection.execute("CREATE TABLE t AS SELECT 'before' AS v")
+    with cluster.connect(database, autocommit=False) as other:
+        running = other.execute("INSERT INTO t VALUES ('running') RETURNING pg_current_xact_id()::text").fetchone()[0]
+        connection.execute("CREATE TABLE finished_later ()")
+        told = take(connection, folder).manifest["snapshot"]
+        other.commit()
+    connection.execute("INSERT INTO t VALUES ('after')")
+    assert running in told["xip"]
+    seen = connection.execute(
+        "SELECT v, pg_visible_in_snapshot(xmin::text::xid8, %s::pg_snapshot) FROM t ORDER BY 1",
+        [f"{told['xmin']}:{told['xmax']}:{','.join(told['xip'])}"],
+    ).fetchall()
+    assert seen == [("after", False), ("before", True), ("running", False)]
+    server = connection.execute(
+        "SELECT system_identifier::text, (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "FROM pg_control_system()"
+    ).fetchone()
+    assert (told["system_identifier"], told["database_oid"]) == server
+
+
+def test_the_properties_of_the_database_are_told(database, connection, folder):
+    connection.execute(
+        f"ALTER DATABASE \"{database}\" SET work_mem = '64MB'; COMMENT ON DATABASE \"{database}\" IS 'ours'"
+    )
+    told = take(connection, folder).manifest["database"]["properties"]
+    assert told == read_properties(connection, database)
+    assert told["settings"] == [{"role": None, "name": "work_mem", "value": "64MB"}]
+    assert told["comment"] == "ours"
 
 
 def test_an_empty_database(connection, folder):
@@ -430,7 +468,8 @@ def test_every_session_has_the_name_of_the_run_and_watches_its_client(cluster, d
         assert len(pids) == 2
         for pid in pids:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            assert b"PGOPTIONS=-c client_connection_check_interval=500" in environment
+            (options,) = [line for line in environment if line.startswith(b"PGOPTIONS=")]
+            assert b"-c client_connection_check_interval=500" in options
     assert outcome == [None]
     assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
 

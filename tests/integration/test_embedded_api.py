@@ -152,6 +152,7 @@ def test_a_worker_that_waits_for_a_lock_ends_promptly_and_leaves_no_session(runn
         running.control("start", "habitat:worker")
 
 
+@pytest.mark.long
 def test_health_says_within_two_seconds_that_the_database_is_frozen_or_away(running):
     url = running.stack.health_urls[0]
     postmaster = running.pid("postgres")

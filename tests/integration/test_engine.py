@@ -242,7 +242,7 @@ def test_a_connection_lost_at_commit_is_looked_up_not_guessed(workshop, monkeypa
 
 
 def test_a_server_that_cannot_be_asked_after_a_lost_commit_leaves_it_unknown(workshop, monkeypatch):
-    from ansible_collections.habitat.runbook.plugins.module_utils import engine, transaction
+    from ansible_collections.habitat.runbook.plugins.module_utils import engine, history, transaction
 
     real, tries = transaction.run_one, []
 
@@ -261,11 +261,11 @@ def test_a_server_that_cannot_be_asked_after_a_lost_commit_leaves_it_unknown(wor
     workshop.write(m01_a="CREATE TABLE a (id int);")
     workshop.compare()
     plan = str(workshop.bundle)
-    found = engine.apply(workshop.connect(), away, plan, ["01"], transaction.Run("20261122t100211z-k3f", "alice"))
+    found = engine.apply(workshop.connect(), away, plan, ["01"], history.Run("20261122t100211z-k3f", "alice"))
     assert (found.failure.state, len(tries)) == ("rolled_back", 3)
     tries.clear()
     monkeypatch.setattr(engine, "_RECONNECT_SECONDS", 0)
-    found = engine.apply(workshop.connect(), away, plan, ["01"], transaction.Run("20261122t100211z-k3f", "alice"))
+    found = engine.apply(workshop.connect(), away, plan, ["01"], history.Run("20261122t100211z-k3f", "alice"))
     assert found.failure.state == "unknown"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import engine, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import baseline_versions
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Run
 
 RUN = Run("20261122t100211z-k3f", "alice")
 FOUNDING = "CREATE TABLE schema_migrations (version varchar(255) PRIMARY KEY, applied_at timestamptz NOT NULL{})"

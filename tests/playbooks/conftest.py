@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils.copies import list_copies
 
 from demo.embedded import stack as embedded
 from demo.embedded import state
@@ -152,6 +153,8 @@ def fresh(operator: Operator, template: str) -> Operator:
     shutil.copytree(state.REPOSITORY / "schema", operator.schema)
     with operator.connect("postgres") as connection:
         connection.execute("DROP DATABASE IF EXISTS habitat WITH (FORCE)")
+        for copy in list_copies(connection, "habitat"):
+            connection.execute(f'DROP DATABASE "{copy.name}" WITH (FORCE)')
         connection.execute(f"CREATE DATABASE habitat OWNER habitat TEMPLATE {template}")
     operator.start_service("habitat:")
     return operator

@@ -59,8 +59,9 @@ def test_a_failing_migration_leaves_the_api_up_on_what_was_reached(at_05):
     at_05.write(
         "07_email_verifications.sql", "-- Up migration\n\nCREATE TABLE broken (\n  id int REFERENCES nowhere(id)\n);\n"
     )
-    done = at_05.run("migrate.yml")
+    done = at_05.run("migrate.yml", "-e", "habitat_on_partial=start")
     assert done.code == 2
+    assert "restore point: none, habitat_on_partial is start" in done.screen
     assert "if 07 fails: PostgreSQL rolls it back, the services start on schema 06" in done.screen
     assert (
         'FAILED    schema/07_email_verifications.sql:3:1   relation "nowhere" does not exist   (SQLSTATE 42P01)'
@@ -81,7 +82,7 @@ def test_a_failing_migration_leaves_the_api_up_on_what_was_reached(at_05):
 def test_failing_health_leaves_the_services_up_and_names_the_way_back(at_05):
     # The application cannot connect any more: what no file check finds, health does.
     at_05.write("08_break.sql", "REVOKE CONNECT ON DATABASE habitat FROM PUBLIC;\n-- Down migration\nSELECT 1;")
-    done = at_05.run("migrate.yml", "-e", '{"habitat_health_deadline": 2}')
+    done = at_05.run("migrate.yml", "-e", '{"habitat_health_deadline": 2, "habitat_on_partial": "start"}')
     assert done.code == 2
     report = at_05.report()
     assert report["outcome"] == "needs_operator"
@@ -97,7 +98,7 @@ def test_a_partial_migration_is_on_the_screen_and_in_the_status(at_05):
         "08_index.sql",
         "ALTER TABLE members ADD COLUMN phone text;\nCREATE INDEX CONCURRENTLY i ON members (missing);\n",
     )
-    done = at_05.run("migrate.yml")
+    done = at_05.run("migrate.yml", "-e", "habitat_on_partial=start")
     assert done.code == 2
     assert "if 08 fails: it stays partial, on record" in done.screen
     assert "08 is partial: 1 of 2 statements are done and on record" in done.screen

@@ -6,6 +6,7 @@ from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import report, verdict
 
+from tests.unit.rollbacks import ROLLBACKS
 from tests.unit.samples import (
     APPLIED,
     CHECKS,
@@ -103,4 +104,5 @@ RUNS = {
     ),
     "unhealthy": UNHEALTHY,
     "ugly": UGLY_RUN,
+    **ROLLBACKS,
 }

@@ -285,6 +285,7 @@ def raw(**changes: Any) -> dict[str, Any]:
         "starting": {"changed": True, "results": [{"item": "habitat:", "changed": True}]},
         "health": {"changed": False, "probes": [probe(url) for url in URLS]},
         "healthy": {"changed": False, "at": STOPPED_AT + 2.74},
+        **{name: {} for name in ("choosing", "restoring", "swapping", "accounting", "planning", "reverting")},
     }
     return merged(base, changes)
 

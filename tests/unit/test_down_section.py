@@ -21,10 +21,10 @@ from tests.unit.reading import DOWN, UP, good, refused
         ("-- this drops it; really\nDROP TABLE x; -- gone\n-- DROP TABLE y;", "DROP TABLE x;"),
         ("-- DROP TABLE x;", "DROP TABLE x;"),
         ("--DROP TABLE x;", "DROP TABLE x;"),
-        ("\n  -- DROP TABLE x;  -- gone; yes\n\n--   DROP TABLE y;\n", "DROP TABLE x;\nDROP TABLE y;"),
+        ("\n  -- DROP TABLE x;  -- gone; yes\n\n--   DROP TABLE y;\n", "DROP TABLE x;\n\nDROP TABLE y;"),
         (
             "-- -- note: first the view\n-- DROP VIEW v;\n-- -- then this\n-- DROP TABLE x;",
-            "DROP VIEW v;\nDROP TABLE x;",
+            "DROP VIEW v;\n\nDROP TABLE x;",
         ),
         ("/* see the wiki */\n-- DROP TABLE x;", "DROP TABLE x;"),
         ("BEGIN;\nDROP TABLE x;\nCOMMIT;", "DROP TABLE x;"),
@@ -45,6 +45,24 @@ def test_down_that_can_be_used(section: str, sql: str) -> None:
     assert migration.down == Down("ok", sql, "")
     assert migration.warnings == ()
     assert good(UP, down=section).down == migration.down
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "DROP TABLE a;\n\n-- and then\nDROP\n  TABLE b; DROP TABLE c;",
+        "-- COPY a FROM stdin;\n-- 1\n-- 2\n-- \\.\n\n-- -- and then\n-- DROP TABLE a;",
+        "\n\nBEGIN;\nDROP TABLE a;\n\nDROP TABLE b;\nCOMMIT;",
+    ],
+)
+def test_its_statements_keep_the_lines_they_have_in_the_file(section: str) -> None:
+    migration = good(f"{UP}-- Down migration\n{section}\n")
+    text = f"{UP}-- Down migration\n{section}\n".splitlines()
+    for statement in split(migration.down.sql, migration.down.line):
+        assert statement.text.splitlines()[0] in text[statement.line - 1]
+    assert migration.down.file == migration.file
+    beside = good(UP, down=section).down
+    assert (beside.file[-9:], beside.line) == (".down.sql", migration.down.line - len(text) + len(section.splitlines()))
 
 
 PROSE = 'the commented text is not SQL ("{}"); comment prose twice (-- --), or correct it'

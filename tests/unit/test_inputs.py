@@ -140,6 +140,67 @@ def test_output():
     assert (refusal.what, refusal.found) == ('output is "yaml"', "known: table, json")
 
 
+ROLLBACK = ["env", "to", "steps", "backup", "accept_data_loss", "confirm"]
+
+
+def rollback(given: dict) -> dict[str, str]:
+    return check_inputs(given, ROLLBACK)
+
+
+@pytest.mark.parametrize("steps", ["1", " 12 ", "999", 1, 999])
+def test_steps(steps):
+    assert rollback({"steps": steps}) == {"steps": str(steps).strip()}
+
+
+@pytest.mark.parametrize("steps", ["0", "-1", "01", "1.5", "1000", "٣", "one", "", 0, -1, 1000, *NASTY.values()])
+def test_no_steps(steps):
+    refusal = refused(rollback, {"steps": steps})
+    assert refusal.what.startswith('steps is "')
+    assert refusal.found == "expected a number from 1 to 999"
+    assert fits_the_screen(refusal)
+
+
+@pytest.mark.parametrize("steps", [True, 1.0, None, [1]])
+def test_steps_of_another_kind(steps):
+    assert refused(rollback, {"steps": steps}).found == "expected a word"
+
+
+@pytest.mark.parametrize(("typed", "text"), [("true", "true"), ("false", "false"), (True, "true"), (False, "false")])
+def test_losing_rows_is_accepted_as_a_word_or_as_a_survey_sends_it(typed, text):
+    assert rollback({"to": "05", "accept_data_loss": typed}) == {"to": "05", "accept_data_loss": text}
+
+
+@pytest.mark.parametrize("typed", ["yes", "True", "1", "", "on", *NASTY.values()])
+def test_losing_rows_is_accepted_by_nothing_else(typed):
+    refusal = refused(rollback, {"to": "05", "accept_data_loss": typed})
+    assert refusal.what.startswith('accept_data_loss is "')
+    assert refusal.found == "known: true, false"
+    assert fits_the_screen(refusal)
+
+
+@pytest.mark.parametrize("typed", [1, 0, None, ["true"], 1.0])
+def test_losing_rows_is_accepted_by_no_other_kind_of_value(typed):
+    assert refused(rollback, {"to": "05", "accept_data_loss": typed}).what.startswith("accept_data_loss is ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ({"backup": "latest", "to": "05"}, "backup and to are both given"),
+        ({"to": "05", "steps": "1"}, "to and steps are both given"),
+        ({"steps": 1, "backup": "latest"}, "backup and steps are both given"),
+        ({"steps": "1", "backup": "latest", "to": "05"}, "backup, to, steps are all given"),
+    ],
+)
+def test_one_way_back_at_a_time(typed, what):
+    refusal = refused(rollback, typed)
+    assert (refusal.what, refusal.next) == (what, "give one of them")
+
+
+def test_no_playbook_but_the_one_for_down_migrations_takes_the_acceptance():
+    assert refused(inputs, {"accept_data_loss": "true"}).what == 'unknown variable "accept_data_loss"'
+
+
 @given(
     st.dictionaries(st.text(max_size=12), st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats()))
 )

@@ -38,9 +38,15 @@ def test_a_refusal_that_no_screen_has_explained_is_explained_at_the_end(failed_t
     assert why in report.result_screen(finished(given), "reports/x/report.md")
 
 
-def rows_of(text: str) -> list[list[str]]:
-    """The cells of every row of the tables in a Markdown text, split at bars that are not escaped."""
-    return [line.replace("\\|", "").strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+def tables_of(text: str) -> list[list[int]]:
+    """Of every table in a Markdown text the number of cells in each row, split at bars that are not escaped."""
+    tables: list[list[int]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            tables[-1].append(len(line.replace("\\|", "").strip("|").split("|")))
+        elif tables[-1]:
+            tables.append([])
+    return [table for table in tables if table]
 
 
 def outside_code(text: str) -> list[str]:
@@ -57,7 +63,10 @@ def outside_code(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_no_name_breaks_a_table(name):
-    assert {len(row) for row in rows_of(report.markdown(finished(RUNS[name])))} == {2, 4}
+    tables = tables_of(report.markdown(finished(RUNS[name])))
+    assert len(tables[0]) > 5
+    assert {len(set(table)) for table in tables} == {1}
+    assert [table[0] for table in tables] in ([2], [2, 4], [2, 5], [2, 4, 5], [2, 4, 2])
 
 
 @pytest.mark.parametrize("part", ["operator", "database", "message", "state"])

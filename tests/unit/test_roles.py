@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Environment
+
+from tests.unit import samples
+from tests.unit.test_screens import preflight
 
 REPOSITORY = Path(__file__).parents[2]
 ROLES = sorted(path for path in (REPOSITORY / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((REPOSITORY / "playbooks").glob("*.yml"))
+FIRST = "_environment.yml"
+REVERT, RESTORE = "_revert.yml", "_restore.yml"
+CHANGING = ("migrate", "backup", "baseline", "rollback")
 SHARED = "habitat_run"
 SECTIONS = ("block", "rescue", "always")
 KEYWORDS = {
@@ -51,8 +58,10 @@ def every_play() -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_there_are_roles_and_playbooks():
-    assert {"preflight", "backup", "stop", "apply", "start", "verify", "report"} <= set(names(ROLES))
+    assert {"preflight", "backup", "stop", "apply", "start", "verify", "report", "recover"} <= set(names(ROLES))
+    assert {"choices", "choose", "restore", "swap", "account", "plan_revert", "revert"} <= set(names(ROLES))
     assert {"migrate", "status", "plan", "backup", "baseline", "_environment"} <= set(names(PLAYBOOKS))
+    assert {"rollback", "_restore", "_revert"} <= set(names(PLAYBOOKS))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
@@ -156,17 +165,114 @@ def test_no_second_import_of_a_role_wipes_what_the_first_found(playbook):
             seen.add(role)
 
 
+def leads_to(playbook: Path) -> list[list[dict[str, Any]]]:
+    """The plays of a playbook that does something itself, or of every one it may hand over to."""
+    plays = yaml.safe_load(playbook.read_text())
+    imported = plays[0].get("ansible.builtin.import_playbook", FIRST)
+    if imported == FIRST:
+        return [plays]
+    assert len(plays) == 1, "who only hands over does nothing besides"
+    files = re.findall(r"\w+\.yml", imported)
+    return [found for file in files for found in leads_to(playbook.parent / file)]
+
+
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=names(PLAYBOOKS))
 def test_every_playbook_checks_its_environment_first(playbook):
-    plays = yaml.safe_load(playbook.read_text())
-    if playbook.name == "_environment.yml":
-        assert plays[0]["hosts"] == "localhost"
-        return
-    assert plays[0]["ansible.builtin.import_playbook"] == "_environment.yml"
-    assert "env" in plays[0]["vars"]["runbook_inputs"]
+    for plays in leads_to(playbook):
+        if playbook.name == FIRST:
+            assert plays[0]["hosts"] == "localhost"
+            continue
+        assert plays[0]["ansible.builtin.import_playbook"] == FIRST
+        assert "env" in plays[0]["vars"]["runbook_inputs"]
 
 
-@pytest.mark.parametrize("playbook", ["migrate", "backup", "baseline"])
+@pytest.mark.parametrize("playbook", CHANGING)
 def test_a_playbook_that_changes_something_can_be_asked_to_confirm(playbook):
-    plays = yaml.safe_load((REPOSITORY / "playbooks" / f"{playbook}.yml").read_text())
-    assert "confirm" in plays[0]["vars"]["runbook_inputs"]
+    for plays in leads_to(REPOSITORY / "playbooks" / f"{playbook}.yml"):
+        assert "confirm" in plays[0]["vars"]["runbook_inputs"]
+
+
+def test_a_playbook_of_the_root_runs_the_one_of_the_same_name():
+    files = sorted(REPOSITORY.glob("*.yml"))
+    roots = [path for path in files if any("import_playbook" in line for line in path.read_text().splitlines())]
+    assert [path.name for path in roots] == ["migrate.yml", "rollback.yml"]
+    for path in roots:
+        (play,) = yaml.safe_load(path.read_text())
+        assert play["ansible.builtin.import_playbook"] == f"playbooks/{path.name}"
+
+
+def dispatched(**inputs: str) -> str:
+    (play,) = yaml.safe_load((REPOSITORY / "playbooks/rollback.yml").read_text())
+    return Environment(autoescape=False).from_string(play["ansible.builtin.import_playbook"]).render(inputs)  # noqa: S701
+
+
+@pytest.mark.parametrize(
+    ("inputs", "file"),
+    [
+        ({}, RESTORE),
+        ({"env": "local"}, RESTORE),
+        ({"backup": "latest"}, RESTORE),
+        ({"to": "05"}, REVERT),
+        ({"to": "0"}, REVERT),
+        ({"steps": "1"}, REVERT),
+        ({"backup": "latest", "to": "05"}, REVERT),
+    ],
+)
+def test_a_rollback_goes_the_way_that_was_typed(inputs, file):
+    assert dispatched(**inputs) == file
+
+
+@pytest.mark.parametrize("file", [RESTORE, REVERT])
+def test_each_way_back_knows_what_the_other_takes_so_that_both_at_once_are_refused_in_plain_words(file):
+    plays = yaml.safe_load((REPOSITORY / "playbooks" / file).read_text())
+    assert {"backup", "to", "steps"} <= set(plays[0]["vars"]["runbook_inputs"])
+
+
+def test_only_down_migrations_can_be_told_to_lose_rows():
+    inputs = {play[0]["vars"]["runbook_inputs"].count("accept_data_loss") for play in leads_to_all()}
+    assert inputs == {0, 1}
+    (down,) = leads_to(REPOSITORY / "playbooks" / REVERT)
+    assert "accept_data_loss" in down[0]["vars"]["runbook_inputs"]
+
+
+def leads_to_all() -> list[list[dict[str, Any]]]:
+    return [plays for name in CHANGING for plays in leads_to(REPOSITORY / "playbooks" / f"{name}.yml")]
+
+
+@pytest.mark.parametrize("file", ["migrate.yml", RESTORE, REVERT])
+def test_what_stops_services_has_one_rescue_that_starts_them_and_always_reports(file):
+    (play,) = yaml.safe_load((REPOSITORY / "playbooks" / file).read_text())[1:]
+    blocks = [task for task in play["tasks"] if "block" in task]
+    (block,) = blocks
+    roles = {
+        section: [task["ansible.builtin.import_role"]["name"].rpartition(".")[2] for task in block[section]]
+        for section in SECTIONS
+    }
+    assert (roles["rescue"], roles["always"]) == (["recover"], ["report"])
+    window = roles["block"][roles["block"].index("stop") :]
+    assert window[0] == "stop"
+    assert window[2:4] == ["start", "verify"]
+
+
+def defined_by_roles() -> set[str]:
+    """Everything some role's tasks register or set."""
+    tasks = [task for role in ROLES for task in every(of(role, "tasks/main.yml"))]
+    facts = [name for task in tasks for name in task.get("ansible.builtin.set_fact", {})]
+    return {*facts, *(task["register"] for task in tasks if "register" in task)}
+
+
+def test_the_report_is_handed_what_it_reads():
+    given = of(REPOSITORY / "roles/report", "vars/main.yml")["report_facts"]
+    assert set(given) == set(samples.raw())
+
+
+def test_the_report_reads_only_what_some_role_has_left():
+    given = of(REPOSITORY / "roles/report", "vars/main.yml")["report_facts"]
+    inventory = {"habitat_run", "habitat_database", "inventory_hostname"}
+    read = {name for text in given.values() for name in re.findall(r"(?<![.\w'])[a-z]+(?:_[a-z]+)+(?![\w'])", text)}
+    assert len(read) > 15
+    assert read - inventory - defined_by_roles() == set()
+
+
+def test_the_preflight_screen_is_handed_what_it_reads():
+    assert set(of(REPOSITORY / "roles/preflight", "vars/main.yml")["preflight_screen"]) == set(preflight(target=""))

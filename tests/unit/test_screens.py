@@ -34,6 +34,17 @@ from tests.unit.samples import (
 DOWN_NONE = {"state": "none", "reason": "no down section"}
 IRREVERSIBLE = {"state": "irreversible", "reason": "the old addresses are gone"}
 BROKEN = {"state": "broken", "reason": "the commented section is not SQL"}
+POINT_PLANNED = {"planned": True, "seconds": 2.3, "bytes": 412034101, "reason": "", "use": "wanted"}
+TOO_LONG = "it would take about 31 s, habitat_restore_point_budget is 5.0 s"
+POINT_NOT_PLANNED = {"planned": False, "seconds": 31.0, "bytes": 15_000_000_000, "reason": TOO_LONG, "use": "none"}
+NO_POINT = {
+    "name": None,
+    "seconds": 0.1,
+    "reason": "database habitat is still in use by pid 4121 report (psql, active)",
+}
+
+
+NOTHING_TO_REVERT = {"env": "staging", "database": "habitat", "from_version": "05", "reverts": [], "losses": []}
 
 
 def preflight(**changes: Any) -> dict[str, Any]:
@@ -49,6 +60,7 @@ def preflight(**changes: Any) -> dict[str, Any]:
         "warnings_in_files": [],
         "running": SERVICES,
         "probes": PROBES,
+        "restore_point": POINT_PLANNED,
     }
     return {**base, **changes}
 
@@ -91,6 +103,11 @@ SCREENS: dict[str, Callable[[], str]] = {
         running=[],
     ),
     "plan_of_many": lambda: plan([planned(f"{number:03d}", "step") for number in range(6, 18)]),
+    "plan_restore_point": lambda: plan(PENDING, restore_point=POINT_PLANNED),
+    "plan_restore_point_of_an_empty_database": lambda: plan(PENDING, None, running=[], restore_point=POINT_PLANNED),
+    "plan_no_restore_point": lambda: plan(PENDING, restore_point=POINT_NOT_PLANNED),
+    "nothing_to_revert": lambda: screens.nothing_to_revert(NOTHING_TO_REVERT),
+    "nothing_to_revert_at_all": lambda: screens.nothing_to_revert({**NOTHING_TO_REVERT, "from_version": None}),
     "backup": lambda: screens.backup({"backup": samples.backup(), "seconds": 38.214}),
     "stopping": lambda: screens.stopping({"running": SERVICES}),
     "stopping_nothing": lambda: screens.stopping({"running": []}),
@@ -101,6 +118,13 @@ SCREENS: dict[str, Callable[[], str]] = {
             "other_sessions": [session(), session(app="", role="bob")],
         }
     ),
+    "applied_with_restore_point": lambda: screens.applied(
+        {"applied": APPLIED, "other_sessions": [], "restore_point": {"name": "x", "seconds": 0.4, "reason": ""}}
+    ),
+    "applied_without_restore_point": lambda: screens.applied(
+        {"applied": APPLIED, "other_sessions": [session()], "restore_point": NO_POINT}
+    ),
+    "applied_and_put_back": lambda: screens.applied({"applied": APPLIED, "put_back": {"done": True}}),
     "starting": lambda: screens.starting({"running": SERVICES}),
     "starting_nothing": lambda: screens.starting({"running": []}),
     "healthy": lambda: screens.healthy(
@@ -109,6 +133,7 @@ SCREENS: dict[str, Callable[[], str]] = {
     "baseline": lambda: screens.baseline({"recorded": ["01", "02", "03"], "to_version": "03"}),
     "baseline_nothing": lambda: screens.baseline({"recorded": [], "to_version": "03"}),
     "failure": lambda: "\n".join(screens.failure(failure())),
+    "failure_of_the_ledger": lambda: "\n".join(screens.failure(failure(file="the ledger", line=2, column=1))),
     "failure_with_everything": lambda: "\n".join(screens.failure(HTML)),
     "failure_of_many_lines": lambda: "\n".join(
         screens.failure(failure(statement="SELECT\n" + "  1,\n" * 20 + "  nobody"))
@@ -173,6 +198,37 @@ def test_a_plan_promises_no_start_of_services_that_do_not_run():
     assert "services stay up" not in text
 
 
+@pytest.mark.parametrize("running", [SERVICES, []], ids=["services", "none"])
+def test_a_plan_with_a_restore_point_promises_nothing_else(running):
+    text = plan(PENDING, running=running, restore_point=POINT_PLANNED)
+    assert "what was committed is undone by the restore point" in text
+    assert ("if health fails: the restore point is put back" in text) == bool(running)
+    assert "services stay up" not in text
+    assert "PostgreSQL rolls it back" not in text
+    assert ("services start" in text) == bool(running)
+
+
+def test_a_single_migration_in_a_transaction_needs_no_restore_point():
+    text = plan(PENDING[:1], running=SERVICES, restore_point=POINT_PLANNED)
+    assert f"if {PENDING[0]['version']} fails: PostgreSQL rolls it back, the services start on schema 05" in text
+
+
+def test_a_plan_without_a_restore_point_promises_none():
+    for point in (POINT_NOT_PLANNED, {}):
+        text = plan(PENDING, restore_point=point)
+        assert "is put back" not in text
+        assert "if health fails: the services stay up on schema 07" in text
+
+
+def test_a_reason_cannot_forge_a_line():
+    reason = "role x\nREFUSED  nothing"
+    for text in (
+        plan(PENDING, restore_point={**POINT_NOT_PLANNED, "reason": reason}),
+        screens.applied({"applied": APPLIED, "restore_point": {**NO_POINT, "reason": reason}}),
+    ):
+        assert [line for line in text.splitlines() if line.startswith("REFUSED")] == []
+
+
 def test_the_window_is_left_out_when_nothing_was_stopped():
     assert "window" not in screens.healthy({"probes": PROBES, "now": 1795341833.99, "since": None})
 
@@ -183,6 +239,8 @@ def test_the_window_is_left_out_when_nothing_was_stopped():
         ({"refusals": REFUSALS}, REFUSALS[0]["what"]),
         ({"refusals": [], "holder": None, "pending": []}, None),
         ({"env": "staging", "database": "habitat", "holder": HOLDER}, "another run holds staging/habitat"),
+        (NOTHING_TO_REVERT, None),
+        ({**NOTHING_TO_REVERT, "refusals": REFUSALS}, REFUSALS[0]["what"]),
         (preflight(), None),
         (preflight(checks=[WARNING], running=[], probes=[]), None),
         (preflight(checks=[*CHECKS, FAIL]), FAIL["text"]),

@@ -9,12 +9,14 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import status_screen
 
 from tests.unit.conftest import GOLDEN
+from tests.unit.rollbacks import ROLLBACKS
 from tests.unit.runs import RUNS, finished
 from tests.unit.samples import (
     HOLDER,
     LONG,
     PROBES,
     REFUSALS,
+    RUN_ID,
     SERVICES,
     SICK,
     raw,
@@ -23,6 +25,30 @@ from tests.unit.samples import (
     stored,
     waiting,
 )
+
+
+def copy(kind: str, size: int, run_id: str = RUN_ID) -> dict[str, Any]:
+    """A copy of the database as module session_info lists it."""
+    return {"name": f"habitat_{kind}_{run_id}", "kind": kind, "run_id": run_id, "size": size}
+
+
+def entry(event: str, version: str | None, minute: int, **changes: Any) -> dict[str, Any]:
+    """An entry of the history as module session_info returns it."""
+    base = {"at": f"2026-11-22T10:{minute:02d}:52.120311+00:00", "event": event, "version": version, "name": "x"}
+    who = {"run_id": RUN_ID, "operator": "alice", "origin": "AWX job 811", "duration_ms": 12, "error": None}
+    return {**base, **who, **changes}
+
+
+POINT = copy("point", 9_500_000)
+COPIES = [copy("before", 431_000_000), POINT, copy("restore", 7_000_000, "20261121t080000z-x1y")]
+HISTORY = [
+    entry("restore", "05", 9),
+    entry("fail", "07", 8, error='relation "member" does not exist'),
+    entry("apply", "06", 7),
+    entry("revert", "07", 6, operator="b\x1b[2Job", origin="db1\nLOCK      free"),
+    entry("restore", None, 5, at="2026-11-22T11:05:52.1+01:00"),
+    entry("baseline", "01", 1),
+]
 
 
 def status(**changes: Any) -> dict[str, Any]:
@@ -37,7 +63,12 @@ def status(**changes: Any) -> dict[str, Any]:
         "refusals": [],
         "warnings_in_files": [],
     }
-    around = {"holder": None, "sessions": [session(seconds=3), session(seconds=None, state="idle")]}
+    around = {
+        "holder": None,
+        "sessions": [session(seconds=3), session(seconds=None, state="idle")],
+        "copies": [],
+        "history": [],
+    }
     facts = {
         "around": {name: changes.pop(name, value) for name, value in around.items()},
         "env": "staging",
@@ -54,6 +85,9 @@ def status(**changes: Any) -> dict[str, Any]:
     }
     of_migrations = {name: changes.pop(name) for name in list(changes) if name in migrations}
     return status_screen.build({**facts, "migrations": {**migrations, **of_migrations}, **changes})
+
+
+LAST_NOT_PUT_BACK = finished(ROLLBACKS["not_put_back"])
 
 
 def shown(**changes: Any) -> str:
@@ -96,6 +130,13 @@ SCREENS: dict[str, Callable[[], str]] = {
     ),
     "status_during_a_run": lambda: shown(
         holder=HOLDER, services={"running": [], "stopped": SERVICES}, probes=[SICK, SICK]
+    ),
+    "status_copies": lambda: shown(copies=COPIES, history=HISTORY, last_run=finished(ROLLBACKS["put_back"])),
+    "status_not_put_back": lambda: shown(
+        copies=[POINT], versions=[state("06", "security"), waiting("07", "x")], last_run=LAST_NOT_PUT_BACK
+    ),
+    "status_swap_unknown": lambda: shown(
+        copies=COPIES[:1], probes=[SICK, SICK], last_run=finished(ROLLBACKS["swap_unknown"])
     ),
     "status_down": lambda: shown(
         services={"running": [], "stopped": SERVICES}, last_run=finished(RUNS["start_failed"])
@@ -167,3 +208,34 @@ def test_backups_that_cannot_be_used_are_not_called_none():
 def test_a_holder_of_whom_only_the_run_is_known():
     known = {"run_id": HOLDER["run_id"], "since": HOLDER["since"]}
     assert "None" not in shown(holder=known)
+
+
+def test_a_restore_point_that_could_not_be_put_back_is_next_however_well_the_application_is():
+    pending = [state("06", "security"), waiting("07", "x")]
+    told = status(versions=pending, copies=[POINT], last_run=LAST_NOT_PUT_BACK)["next"]
+    assert told.startswith(LAST_NOT_PUT_BACK["next"])
+    # Somebody went back to it meanwhile, or it was removed: the command would not work any more.
+    assert status(versions=pending, last_run=LAST_NOT_PUT_BACK)["next"] == "ansible-playbook migrate.yml -e env=staging"
+
+
+def test_the_status_does_not_send_to_the_status():
+    for name in ("swap_unknown", "put_back_but_down"):
+        told = status(services={"running": [], "stopped": SERVICES}, last_run=finished(ROLLBACKS[name]))["next"]
+        assert told == "the services are down: start them, then look again"
+
+
+def test_only_the_newest_entries_of_the_history_are_shown():
+    lines = shown(history=HISTORY).splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("HISTORY"))
+    assert [line.split()[2] for line in [lines[first][10:], *lines[first + 1 : first + 5]]] == [
+        "restore",
+        "fail",
+        "apply",
+        "revert",
+        "restore",
+    ]
+    assert not lines[first + 5].startswith(" ")
+
+
+def test_an_entry_of_the_history_is_one_line_whoever_wrote_it():
+    assert [line for line in shown(history=HISTORY).splitlines() if line.startswith("LOCK")] == ["LOCK      free"]

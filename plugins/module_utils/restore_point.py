@@ -1,0 +1,87 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The restore point: is there time and room for a copy inside the server, and taking it.
+
+It is taken when the writers are gone and before the first migration, so it holds everything they wrote, and putting it
+back is a swap of two names.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils.copies import end_sessions, predict_point, take_point
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, read_properties
+from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, size
+
+AUTO, RESTORE, START = "auto", "restore", "start"
+"""What to do when a run fails with something committed: put the restore point back when there is one; insist on one;
+start the services on what is there."""
+
+_SPARE_BYTES = 256 * 1024 * 1024
+
+ConnectTo = Callable[[str], psycopg.Connection]
+
+
+@dataclass(frozen=True)
+class PointPlan:
+    """Whether a restore point is going to be taken; ``reason`` says why not, ``seconds`` is a prediction.
+
+    ``use`` is what the step that applies is told: "none", "wanted" (go on without when it fails) or "required".
+    """
+
+    planned: bool
+    seconds: float
+    bytes: int
+    reason: str
+    use: str
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_point(server: dict[str, Any], on_partial: str, budget: float, data_dir: str | None) -> PointPlan:
+    """Decide beforehand. server: facts as checks.read_server returns them; budget: seconds; data_dir: the server's data
+    folder on this host, None when it cannot be seen from here."""
+    bytes_needed = server["size"]
+    _, seconds = predict_point(bytes_needed)
+    reason = ""
+    if on_partial == START:
+        reason = "habitat_on_partial is start"
+    elif seconds > budget:
+        reason = f"it would take about {duration(seconds)}, habitat_restore_point_budget is {duration(budget)}"
+    elif not server["may_copy"]:
+        reason = f"role {server['role']} may not create databases (ALTER ROLE {server['role']} CREATEDB)"
+    elif not data_dir:
+        reason = "the room on the server's disk cannot be seen from here (habitat_data_dir is not set)"
+    elif shutil.disk_usage(data_dir).free < bytes_needed + _SPARE_BYTES:
+        reason = f"{size(shutil.disk_usage(data_dir).free)} are free for a copy of {size(bytes_needed)}"
+    use = "none" if reason else "required" if on_partial == RESTORE else "wanted"
+    return PointPlan(not reason, seconds, bytes_needed, reason, use)
+
+
+def take(connect_to: ConnectTo, database: str, run_id: str) -> dict[str, Any]:
+    """Take the restore point: ``{"name", "seconds", "reason"}``, the name None and a reason when it was not possible.
+
+    Nobody of ours is in the database. Idle sessions of others are ended, they lose nothing; a session that is at work
+    is left alone, and there is no restore point then.
+    """
+    started = time.monotonic()
+    try:
+        with connect_to("postgres") as admin:
+            end_sessions(admin, database, states=("idle",))
+            name = take_point(admin, database, run_id)
+            row = admin.execute(
+                "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s", [database]
+            ).fetchone()
+            apply_properties(admin, name, read_properties(admin, database), row[0] if row else "")
+    except (BackupError, psycopg.Error) as error:
+        return {"name": None, "seconds": time.monotonic() - started, "reason": " ".join(str(error).split())}
+    return {"name": name, "seconds": time.monotonic() - started, "reason": ""}
