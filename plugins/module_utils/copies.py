@@ -131,7 +131,7 @@ def take_point(admin: psycopg.Connection, database: str, run_id: str) -> str:
     try:
         admin.execute(statement.encode())
     except psycopg.Error as error:
-        raise BackupError(_in_use(admin, database, error)) from error
+        raise BackupError(_in_use(admin, (database,), error)) from error
     return name
 
 
@@ -140,26 +140,33 @@ def drop_copies(admin: psycopg.Connection, database: str, kinds: Iterable[str], 
 
     The caller holds the run lock, so that nobody is making one.
     """
-    wanted = set(kinds)
+    wanted, failed = set(kinds), None
     if BEFORE in wanted:
         raise ValueError("the databases kept from before a swap hold rows that are nowhere else")
-    dropped = [copy.name for copy in list_copies(admin, database) if copy.kind in wanted and copy.name != keep]
-    for name in dropped:
-        admin.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)".encode())
+    dropped = []
+    for copy in list_copies(admin, database):
+        if copy.kind in wanted and copy.name != keep:
+            try:
+                admin.execute(f"DROP DATABASE IF EXISTS {quoted(copy.name)} WITH (FORCE)".encode())
+                dropped.append(copy.name)
+            except psycopg.Error as error:
+                failed = failed or BackupError(f"{copy.name} cannot be dropped: {error.diag.message_primary or error}")
+    if failed:
+        raise failed
     return dropped
 
 
-def end_sessions(connection: psycopg.Connection, database: str, states: Iterable[str] | None = None) -> int:
-    """End the sessions in a database (in these states only, when given); returns how many were told to.
+def end_sessions(connection: psycopg.Connection, database: str, states: Iterable[str] | None = None) -> set[int]:
+    """End the sessions in a database (in these states only, when given); returns the pids of those that were told to.
 
     A session of a role that ours may not end is left.
     """
-    ended = 0
+    ended: set[int] = set()
     for one in read_sessions(connection, database):
         if states is None or one["state"] in states:
             try:
                 row = connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [one["pid"]]).fetchone()
-                ended += bool(row and row[0])
+                ended |= {one["pid"]} if row and row[0] else set()
             except psycopg.errors.InsufficientPrivilege:
                 continue
     return ended
@@ -185,17 +192,18 @@ def swap(connect: Callable[[], psycopg.Connection], database: str, incoming: str
         renaming: Future[None] = pool.submit(_rename, admin, ((database, kept_as), (incoming, database)))
         try:
             while not renaming.done():
-                ended += end_sessions(ender, database) + end_sessions(ender, incoming)
+                ended |= end_sessions(ender, database) | end_sessions(ender, incoming)
                 time.sleep(_POLL_SECONDS)
             renaming.result()
         except psycopg.Error as error:
             failed = error
         else:
-            return Swapped(kept_as, time.monotonic() - begun, ended)
-        lost = admin.broken or ender.broken
-        why = "the connection to the server was lost" if lost else _in_use(ender, database, failed)
+            return Swapped(kept_as, time.monotonic() - begun, len(ended))
+        # A rename that is still under way may yet be committed.
+        lost = admin.broken or ender.broken or not renaming.done()
+        why = "the connection to the server was lost" if lost else _in_use(ender, (database, incoming), failed)
     if lost and _swapped(connect, kept_as):
-        return Swapped(kept_as, time.monotonic() - begun, ended)
+        return Swapped(kept_as, time.monotonic() - begun, len(ended))
     raise BackupError(why) from failed
 
 
@@ -221,12 +229,15 @@ def _rename(admin: psycopg.Connection, renames: Iterable[tuple[str, str]]) -> No
             admin.execute(f"ALTER DATABASE {quoted(old)} RENAME TO {quoted(new)}".encode())
 
 
-def _in_use(connection: psycopg.Connection, database: str, error: psycopg.Error) -> str:
+def _in_use(connection: psycopg.Connection, databases: Iterable[str], error: psycopg.Error) -> str:
     if error.sqlstate == _NOT_ALLOWED:
         role = connection.info.user
         return f"role {role} may not copy or rename a database; ALTER ROLE {quoted(role)} CREATEDB as a superuser"
     if error.sqlstate != _OBJECT_IN_USE:
         return " ".join((error.diag.message_primary or str(error)).split())
-    left = read_sessions(connection, database)
-    who = "; ".join(described(one) for one in left[:3]) or error.diag.message_detail or "somebody"
-    return f"database {database} is still in use by {who}; end that and run this again"
+    for database in databases:
+        left = read_sessions(connection, database)
+        if left:
+            who = "; ".join(described(one) for one in left[:3])
+            return f"database {database} is still in use by {who}; end that and run this again"
+    return " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))

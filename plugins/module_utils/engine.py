@@ -18,13 +18,15 @@ import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import history, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream, read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
-from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
+from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure, from_error
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import WATCHED, SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.steps import apply_steps
 from ansible_collections.habitat.runbook.plugins.module_utils.transaction import applied, apply_in_transaction
+from ansible_collections.habitat.runbook.plugins.module_utils.wire import StatementFailed
 
 _RECONNECT_SECONDS = 30
+_RETRY_SECONDS = 0.2
 
 Connect = Callable[[], psycopg.Connection]
 Ask = Callable[[psycopg.Connection], Optional[dict]]
@@ -52,13 +54,19 @@ def apply(
     """
     wanted = set(versions)
     outcome = Outcome()
-    ledger.ensure_ledger(connection)
-    begun = {row["version"] for row in ledger.read_progress(connection)}
-    watch = SchemaWatch(connection) if len(wanted) <= WATCHED else None
+    begun: set[str] | None = None
+    watch: SchemaWatch | None = None
     for head, stream in read_bundle(bundle):
         if head["version"] not in wanted:
             continue
-        result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch)
+        try:
+            if begun is None:
+                begun, watch = _prepare(connection, len(wanted))
+            result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch)
+        except (psycopg.Error, StatementFailed) as error:
+            result = _around(connection, head, error)
+        if isinstance(result, Failure) and result.state == "partial" and connection.broken:
+            _read_done(reconnect, head, result)
         if isinstance(result, Failure) and result.state == "unknown":
             connection.close()
             connection, result = find_out(reconnect, who, result, _applied_by(head, who)) or (connection, result)
@@ -88,6 +96,38 @@ def record_failure(connection: psycopg.Connection, head: dict, failed: Failure, 
             history.FAIL, who, head["version"], head["name"], 0, failed.message, {"state": failed.state}
         )
         connection.execute(history.INSERT, told)
+
+
+def _prepare(connection: psycopg.Connection, count: int) -> tuple[set[str], SchemaWatch | None]:
+    """The migrations an earlier run began, and a watch over the schema, without which it goes on all the same."""
+    ledger.ensure_ledger(connection)
+    begun = {row["version"] for row in ledger.read_progress(connection)}
+    if count <= WATCHED:
+        with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+            return begun, SchemaWatch(connection)
+    return begun, None
+
+
+def _around(connection: psycopg.Connection, head: dict, error: psycopg.Error | StatementFailed) -> Failure:
+    """The Failure of what went wrong around a migration's own statements, where nothing is committed."""
+    cause = error.error if isinstance(error, StatementFailed) else error
+    with contextlib.suppress(psycopg.Error):
+        connection.rollback()
+    whole = head["mode"] == "transaction"
+    found = from_error(head["version"], head["file"], None, cause, "rolled_back" if whole else "partial")
+    found.done, found.total = (None, None) if whole else (0, head["statements"])
+    return found
+
+
+def _read_done(reconnect: Connect, head: dict, found: Failure) -> None:
+    """How far a migration has come whose connection was lost, as soon as the server says so again."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psycopg.OperationalError), reconnect() as connection:
+            rows = {row["version"]: row["done"] for row in ledger.read_progress(connection)}
+            found.done = rows.get(head["version"], 0)
+            return
+        time.sleep(_RETRY_SECONDS)
 
 
 def _apply_one(
@@ -121,7 +161,7 @@ def find_out(reconnect: Connect, who: Run, lost: Failure, ask: Ask) -> tuple[psy
         except psycopg.OperationalError:
             if time.monotonic() > deadline:
                 return None
-            time.sleep(0.2)
+            time.sleep(_RETRY_SECONDS)
     if not _old_session_gone(connection, who, deadline):
         return connection, lost
     committed = ask(connection)

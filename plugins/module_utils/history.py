@@ -117,7 +117,8 @@ def last_commit(connection: psycopg.Connection) -> str | None:
     """
     if not exists(connection):
         return None
-    changing = f"FROM {TABLE} WHERE event NOT IN ('{FAIL}', '{RESTORE}')"
+    partly = f"event = '{FAIL}' AND detail ->> 'state' = 'partial'"
+    changing = f"FROM {TABLE} WHERE (event NOT IN ('{FAIL}', '{RESTORE}') OR {partly})"
     query = f"""
         SELECT to_jsonb(min(at)) #>> '{{}}' {changing} AND run_id =
           (SELECT run_id {changing} ORDER BY at DESC LIMIT 1)"""
@@ -142,11 +143,11 @@ def carry_over(source: psycopg.Connection, target: psycopg.Connection) -> int:
     target.execute(f"CREATE TEMPORARY TABLE carried (LIKE {TABLE})".encode())
     with source.cursor() as out, target.cursor() as into:
         # Text format on both sides, so that two servers' versions or encodings make no difference.
-        give, take = f"COPY {TABLE} ({_COLUMNS}) TO STDOUT", f"COPY carried ({_COLUMNS}) FROM STDIN"
+        give, take = f"COPY {TABLE} ({_COLUMNS}) TO STDOUT", f"COPY pg_temp.carried ({_COLUMNS}) FROM STDIN"
         with out.copy(give.encode()) as rows, into.copy(take.encode()) as filled:
             for chunk in rows:
                 filled.write(chunk)
-        query = f"INSERT INTO {TABLE} ({_COLUMNS}) SELECT {_COLUMNS} FROM carried ON CONFLICT DO NOTHING"  # noqa: S608
+        query = f"INSERT INTO {TABLE} ({_COLUMNS}) SELECT {_COLUMNS} FROM pg_temp.carried ON CONFLICT DO NOTHING"  # noqa: S608
         added = into.execute(query.encode()).rowcount
-        into.execute("DROP TABLE carried")
+        into.execute("DROP TABLE pg_temp.carried")
     return added

@@ -99,7 +99,7 @@ def _apply(
                 result["snapshot"] = snapshot.read_identity(again)
     result.update(outcome.as_data())
     result["to_version"] = _highest(comparison, [one["version"] for one in outcome.applied])
-    result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.done)
+    result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.state == "partial")
     if outcome.failure:
         found = outcome.failure
         result["msg"] = f"{found.file}:{found.line}: {found.message}"
@@ -148,7 +148,7 @@ def lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> 
     if holder and holder["run_id"] == parameters["run_id"]:
         return None
     found = f"held by run {holder['run_id']}" if holder else "nobody holds it"
-    return Refusal("this run does not hold the run lock", found, "start again with migrate.yml")
+    return Refusal("this run does not hold the run lock", found, "start again with the same command")
 
 
 def step_of(parameters: dict[str, Any], phase: str) -> contextlib.AbstractContextManager[None]:

@@ -9,13 +9,11 @@ import contextlib
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import history
+from ansible_collections.habitat.runbook.plugins.module_utils import history, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import SwapUnknown, swap
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, latest_version
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import ConnectTo
-
-_LEDGER = "SELECT version::text FROM public.schema_migrations"
 
 
 def put_back(connect_to: ConnectTo, database: str, incoming: str, who: Run, source: str) -> dict[str, Any]:
@@ -25,9 +23,13 @@ def put_back(connect_to: ConnectTo, database: str, incoming: str, who: Run, sour
     that it came from ``source``. Raises BackupError as copies.swap does.
     """
     with connect_to(database) as live, connect_to(incoming) as copy:
+        # A kept copy may be guarded against writing.
+        copy.execute("SET default_transaction_read_only = off")
         before, after = version_of(live), version_of(copy)
         history.ensure(copy)
-        history.carry_over(live, copy)
+        # Damage to the live history is no reason not to leave the live database.
+        with contextlib.suppress(psycopg.Error):
+            history.carry_over(live, copy)
         detail = {"source": source, "from_version": before}
         copy.execute(history.INSERT, history.values(history.RESTORE, who, after, milliseconds=0, detail=detail))
     try:
@@ -44,8 +46,5 @@ def put_back(connect_to: ConnectTo, database: str, incoming: str, who: Run, sour
 
 
 def version_of(connection: psycopg.Connection) -> str | None:
-    """The highest version in the ledger; None when it is empty or not there."""
-    found = connection.execute("SELECT pg_catalog.to_regclass('public.schema_migrations') IS NOT NULL").fetchone()
-    if not (found and found[0]):
-        return None
-    return latest_version(version for (version,) in connection.execute(_LEDGER).fetchall())
+    """The highest version in the ledger; None when it is empty, not there or another tool's."""
+    return latest_version(str(row["version"]) for row in ledger.read_ledger(connection)["rows"])

@@ -89,7 +89,7 @@ def _going_back(raw: dict[str, Any]) -> dict[str, Any]:
         "kept_as": swapping.get("kept_as") if swap == SWAP_DONE else None,
         "would_keep_as": swapping.get("kept_as"),
         "swap_seconds": swapping.get("seconds"),
-        "written": raw["accounting"].get("written") or raw["choosing"].get("written"),
+        "written": (raw["accounting"] if _ran(raw["accounting"]) else raw["choosing"]).get("written"),
         "put_back": put_back,
         "reverts": raw["planning"].get("reverts", []),
         "losses": raw["planning"].get("losses", []),

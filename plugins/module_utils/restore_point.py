@@ -16,15 +16,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import end_sessions, predict_point, take_point
-from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, read_properties
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, size
 
-AUTO, RESTORE, START = "auto", "restore", "start"
-"""What to do when a run fails with something committed: put the restore point back when there is one; insist on one;
-start the services on what is there."""
+RESTORE, START = "restore", "start"
+"""What a run does that fails with something committed: insist on a restore point; start the services on what there is.
+With any other word the restore point is put back when there is one."""
 
+_OWNER = "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s"
 _SPARE_BYTES = 256 * 1024 * 1024
 
 ConnectTo = Callable[[str], psycopg.Connection]
@@ -47,9 +49,14 @@ class PointPlan:
         return asdict(self)
 
 
-def plan_point(server: dict[str, Any], on_partial: str, budget: float, data_dir: str | None) -> PointPlan:
-    """Decide beforehand. server: facts as checks.read_server returns them; budget: seconds; data_dir: the server's data
-    folder on this host, None when it cannot be seen from here."""
+def plan_point(
+    server: dict[str, Any], in_the_way: list[Check], on_partial: str, budget: float, data_dir: str | None
+) -> PointPlan:
+    """Decide beforehand.
+
+    server: facts as checks.read_server returns them; in_the_way: what swap_checks.check_swap says;
+    budget: seconds; data_dir: the server's data folder on this host, None when it cannot be seen from here.
+    """
     bytes_needed = server["size"]
     _, seconds = predict_point(bytes_needed)
     reason = ""
@@ -57,14 +64,23 @@ def plan_point(server: dict[str, Any], on_partial: str, budget: float, data_dir:
         reason = "habitat_on_partial is start"
     elif seconds > budget:
         reason = f"it would take about {duration(seconds)}, habitat_restore_point_budget is {duration(budget)}"
-    elif not server["may_copy"]:
-        reason = f"role {server['role']} may not create databases (ALTER ROLE {server['role']} CREATEDB)"
+    elif any(check.state == "fail" for check in in_the_way):
+        first = next(check for check in in_the_way if check.state == "fail")
+        reason = f"{first.text} ({first.next})"
     elif not data_dir:
         reason = "the room on the server's disk cannot be seen from here (habitat_data_dir is not set)"
-    elif shutil.disk_usage(data_dir).free < bytes_needed + _SPARE_BYTES:
-        reason = f"{size(shutil.disk_usage(data_dir).free)} are free for a copy of {size(bytes_needed)}"
+    else:
+        reason = _no_room(data_dir, bytes_needed)
     use = "none" if reason else "required" if on_partial == RESTORE else "wanted"
     return PointPlan(not reason, seconds, bytes_needed, reason, use)
+
+
+def _no_room(data_dir: str, bytes_needed: int) -> str:
+    try:
+        free = shutil.disk_usage(data_dir).free
+    except OSError as error:
+        return f"habitat_data_dir {data_dir} cannot be looked at: {error.strerror}"
+    return "" if free >= bytes_needed + _SPARE_BYTES else f"{size(free)} are free for a copy of {size(bytes_needed)}"
 
 
 def take(connect_to: ConnectTo, database: str, run_id: str) -> dict[str, Any]:
@@ -78,10 +94,13 @@ def take(connect_to: ConnectTo, database: str, run_id: str) -> dict[str, Any]:
         with connect_to("postgres") as admin:
             end_sessions(admin, database, states=("idle",))
             name = take_point(admin, database, run_id)
-            row = admin.execute(
-                "SELECT pg_catalog.pg_get_userbyid(datdba) FROM pg_catalog.pg_database WHERE datname = %s", [database]
-            ).fetchone()
-            apply_properties(admin, name, read_properties(admin, database), row[0] if row else "")
+            try:
+                row = admin.execute(_OWNER, [database]).fetchone()
+                apply_properties(admin, name, read_properties(admin, database), row[0] if row else "")
+            except BaseException:
+                # Without its settings and grants it is not the database, and must not be taken for it.
+                admin.execute(f"DROP DATABASE {quoted(name)}".encode())
+                raise
     except (BackupError, psycopg.Error) as error:
         return {"name": None, "seconds": time.monotonic() - started, "reason": " ".join(str(error).split())}
     return {"name": name, "seconds": time.monotonic() - started, "reason": ""}

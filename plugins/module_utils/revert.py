@@ -9,6 +9,7 @@ schema must be what it was before the migration was applied, where that is on re
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -68,7 +69,12 @@ def revert(
     ledger.ensure_ledger(connection)
     watch = SchemaWatch(connection) if len(todo) <= WATCHED else None
     for one in todo:
-        result = _revert_one(connection, one, announced, who, watch, outcome.remarks)
+        try:
+            result = _revert_one(connection, one, announced, who, watch, outcome.remarks)
+        except psycopg.Error as error:
+            with contextlib.suppress(psycopg.Error):
+                connection.rollback()
+            result = failure.from_error(one.version, one.file, None, error, "rolled_back")
         if isinstance(result, Failure) and result.state == "unknown":
             connection.close()
             connection, result = find_out(reconnect, who, result, _gone(one)) or (connection, result)
@@ -141,7 +147,8 @@ def _refuse_loss(gone: list[str]) -> None:
 def _compare(one: Revert, recorded: dict[str, Any] | None, watch: SchemaWatch | None) -> list[str]:
     """Lines to remark. Raises NotUndone when the schema is not what it was before the migration."""
     if watch is None or recorded is None:
-        return [f"{one.version}: the schema was not compared, none was recorded when it was applied"]
+        why = "this run takes back too many" if recorded else "none was recorded when it was applied"
+        return [f"{one.version}: the schema was not compared, {why}"]
     matters, order = undone(recorded["changes"], watch.before, watch.digests)
     if matters:
         shown = "; ".join(matters[:_SHOWN]) + (f"; and {len(matters) - _SHOWN} more" if len(matters) > _SHOWN else "")

@@ -84,8 +84,7 @@ def apply_steps(
         for group in _groups(_remaining(connection, stream, progress), head["mode"]):
             statement = group[0]
             _run_group(connection, head, group, progress)
-        seen = None if progress.resumed else watch
-        _finish(connection, head, stream, who, int((time.monotonic() - started) * 1000), seen)
+        _finish(connection, head, stream, who, int((time.monotonic() - started) * 1000), watch, progress.resumed)
     except StatementFailed as failed:
         origin = failed.item.origin or statement
         found = failure.from_error(head["version"], head["file"], origin, failed.error, "partial")
@@ -168,7 +167,13 @@ def _record(connection: psycopg.Connection, items: list[Item]) -> None:
 
 
 def _finish(
-    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, milliseconds: int, watch: SchemaWatch | None
+    connection: psycopg.Connection,
+    head: dict,
+    stream: Stream,
+    who: Run,
+    milliseconds: int,
+    watch: SchemaWatch | None,
+    resumed: bool,
 ) -> None:
     if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
         error = psycopg.errors.InvalidTransactionState("the file ends inside a transaction it opened: add the COMMIT")
@@ -176,7 +181,9 @@ def _finish(
     checks = [Item(statement.text, role, statement) for role, statement in stream() if role == "verify"]
     for answer in run(connection, [Item("BEGIN"), *checks, *own_role()]):
         check_verify(answer)
-    _drain(connection, ledger_items(head, who, milliseconds, watch.look(connection) if watch else None))
+    # Looked at in any case, so that the next migration is not given what this one did.
+    seen = watch.look(connection) if watch else None
+    _drain(connection, ledger_items(head, who, milliseconds, None if resumed else seen))
     run_one(connection, Item("COMMIT"))
 
 

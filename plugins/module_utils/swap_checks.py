@@ -22,7 +22,8 @@ FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()"""
 
 
 def check_swap(connection: psycopg.Connection, server: dict[str, Any], sessions: list[dict[str, Any]]) -> list[Check]:
-    """server, sessions: as checks.read_server and checks.read_sessions return them for this connection's database."""
+    """server: as checks.read_server returns it for this connection's database; sessions: those in the databases that
+    get other names, with pid, role, app, state and query."""
     row = connection.execute(_BOUND).fetchone() or ([], [], [], [], False)
     slots, subscriptions, prepared, superusers, superuser = row
     found = [

@@ -18,6 +18,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.copies import (
     Copy,
     copy_name,
     list_copies,
+    read_sessions,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.inputs import Refused
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, sorted_versions
@@ -58,9 +59,10 @@ def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[st
     in the way is returned as ``refusals``.
     """
     server, sessions = checks.read_server(connection), checks.read_sessions(connection)
-    rows = ledger.read_ledger(connection)["rows"]
-    applied = {row["version"]: row.get("name") for row in rows}
-    looked = [*checks.check_server(server), *check_swap(connection, server, sessions)]
+    known = ledger.read_ledger(connection)
+    applied = {row["version"]: row.get("name") for row in known["rows"]}
+    in_the_copy = read_sessions(connection, given["backup"])
+    looked = [*checks.check_server(server), *check_swap(connection, server, [*sessions, *in_the_copy])]
     found: dict[str, Any] = {
         "server": server,
         "current": manifest.latest_version(applied),
@@ -77,6 +79,8 @@ def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[st
     for key, those in listed.items():
         found[key] = [{"version": version, "name": names[version]} for version in sorted_versions(those)]
     found["notes"] = [one.text for one in looked if one.state == "warn"]
+    if known["foreign"]:
+        found["notes"].append(f"which migrations are applied now is not known: {known['foreign']}")
     failed = [{"what": one.text, "found": "", "next": one.next} for one in looked if one.state == "fail"]
     return {**found, **more, "source": source, "refusals": failed}
 

@@ -89,7 +89,7 @@ def main() -> None:
 
     try:
         removed = remove(module)
-    except (BackupError, psycopg.Error) as error:
+    except (BackupError, OSError, psycopg.Error) as error:
         module.fail_json(msg=" ".join(str(error).split()))
     module.exit_json(changed=bool(removed), removed=removed)
 

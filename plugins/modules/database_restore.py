@@ -95,6 +95,7 @@ removed:
   elements: str
 """
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -133,7 +134,8 @@ def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
             done = restore_backup(admin, functools.partial(connect_to, connect), tools, dump, told, name, jobs)
             row = admin.execute("SELECT pg_catalog.pg_database_size(%s)", [name]).fetchone()
             if done.differences:
-                copies.drop_copies(admin, given["login_db"], [RESTORE])
+                with contextlib.suppress(BackupError):
+                    copies.drop_copies(admin, given["login_db"], [RESTORE])
                 raise BackupError(f"the restored backup is not what was backed up: {'; '.join(done.differences)}")
     told_of = {"seconds": done.seconds, "tables": done.tables, "rows": done.rows, "not_compared": done.warnings}
     return {**told_of, "removed": removed, "size": row[0] if row else None}

@@ -144,7 +144,7 @@ def main() -> None:
             result.update(swap(module, connect))
         except SwapUnknown as error:
             module.fail_json(msg=str(error), unknown=True, kept_as=kept_as)
-        except (BackupError, psycopg.Error) as error:
+        except (BackupError, OSError, psycopg.Error) as error:
             module.fail_json(msg=" ".join(str(error).split()), unknown=False, kept_as=kept_as)
     module.exit_json(**result)
 

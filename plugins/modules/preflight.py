@@ -162,11 +162,11 @@ def run_checks(parameters: dict[str, Any], state: dict[str, Any]) -> list[dict[s
     return [check.as_data() for check in found]
 
 
-def plan_restore_point(parameters: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+def plan_restore_point(parameters: dict[str, Any], server: dict[str, Any], in_the_way: list[Any]) -> dict[str, Any]:
     from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
 
     on_partial, budget = parameters["on_partial"], parameters["restore_point_budget"]
-    return plan_point(server, on_partial, budget, parameters["data_dir"]).as_data()
+    return plan_point(server, in_the_way, on_partial, budget, parameters["data_dir"]).as_data()
 
 
 def keep_plan(plan: str, run_dir: str) -> str:
@@ -196,12 +196,14 @@ def main() -> None:
     require_psycopg(module)
     from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
+    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
 
     parameters = module.params
     with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
         state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
         state.update(read_surroundings(connection))
-    state["restore_point"] = plan_restore_point(parameters, state["server"])
+        in_the_way = check_swap(connection, state["server"], state["sessions"])
+    state["restore_point"] = plan_restore_point(parameters, state["server"], in_the_way)
     checks = run_checks(parameters, state)
     kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
     module.exit_json(changed=False, checks=checks, staged_plan=kept, **state)

@@ -141,6 +141,14 @@ reverts:
   returned: with O(state=reverted)
   type: list
   elements: dict
+planned_version:
+  description: Version of the schema when all of RV(reverts) are taken back; null when none is left.
+  returned: with O(state=reverted), when it is not refused before
+  type: str
+accepted:
+  description: O(accept_data_loss) as it was given.
+  returned: with O(state=reverted)
+  type: bool
 losses:
   description: What goes with it, with version, file, line, kind, what, rows (null when not known), estimated and note.
   returned: with O(state=reverted)

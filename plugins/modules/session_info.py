@@ -113,15 +113,19 @@ def main() -> None:
         around = read_surroundings(connection)
         around["copies"] = [asdict(copy) for copy in copies.list_copies(connection, module.params["login_db"])]
         around["history"] = history.read_history(connection, HISTORY_SHOWN)
-    if module.params["on_partial"]:
-        around["restore_point"] = plan_restore_point(module.params, around["server"])
+        if module.params["on_partial"]:
+            around["restore_point"] = plan_restore_point(connection, module.params, around)
     module.exit_json(changed=False, **around)
 
 
-def plan_restore_point(given: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+def plan_restore_point(connection: Any, given: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
     from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
+    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
 
-    return plan_point(server, given["on_partial"], given["restore_point_budget"], given["data_dir"]).as_data()
+    in_the_way = check_swap(connection, around["server"], around["sessions"])
+    return plan_point(
+        around["server"], in_the_way, given["on_partial"], given["restore_point_budget"], given["data_dir"]
+    ).as_data()
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_waiting_for_a_lock_is_bounded_and_explained(workshop):
         failure = workshop.apply().failure
         assert time.monotonic() - started < 2
     assert failure.sqlstate == "55P03"
-    assert "migrate.yml again" in failure.advice
+    assert "run this again" in failure.advice
     assert not workshop.apply().failure
 
 

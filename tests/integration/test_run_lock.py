@@ -55,7 +55,7 @@ def test_the_second_is_refused_with_who_since_where_and_which_phase(lock, connec
         assert wait_until(lambda: (run_lock.held_by(connection, database) or {}).get("phase") == "BACKUP")
     second, holder = lock("run-2")
     assert holder["run_id"] == "run-1"
-    assert (holder["operator"], holder["from"], holder["phase"]) == ("alice  DROP", "db1", "BACKUP")
+    assert (holder["operator"], holder["from"], holder["phase"]) == ("alice */ DROP", "db1", "BACKUP")
     assert holder["since"].startswith("20")
     assert not second.exists(), "a refused run leaves nothing"
     assert run_lock.held_by(connection, database)["run_id"] == "run-1"

@@ -119,7 +119,7 @@ def test_the_founding_documents_example_done_right(at_07):
     assert at_07.query("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'")[0][0] > 0
     counted = re.search(r"public\.writes +\d+ +([0-9 ]+?)  ", done.screen[done.screen.index("LEFT OUT") :])
     assert f"kept as {former}" in done.screen
-    assert counted
+    assert counted, done.screen
     assert "VERIFY    schema_migrations is at 05" in done.screen
     with at_07.connect(former) as connection:
         assert connection.execute("SELECT count(*) FROM members WHERE email LIKE 'corrupted%'").fetchone() == (50,)
@@ -283,7 +283,7 @@ def test_failing_health_is_put_back_and_what_was_written_meanwhile_is_kept(at_07
     (former,) = kept(at_07)
     assert set(writer.acknowledged) <= rows(at_07, former) | rows(at_07, "habitat")
     counted = re.search(r"LEFT OUT +([0-9 ]+) rows? (?:is|are) in (\S+) only", done.screen)
-    assert counted
+    assert counted, done.screen
     assert counted[2] == former
     assert int(counted[1].replace(" ", "")) >= 10
 

@@ -24,7 +24,18 @@ SHARED = "habitat_run"
 SECTIONS = ("block", "rescue", "always")
 KEYWORDS = {
     *("name", "when", "vars", "register", "loop", "loop_control", "until", "retries", "delay", "changed_when"),
-    *("failed_when", "check_mode", "diff", "delegate_to", "become", "no_log", "tags", "run_once", "ignore_errors", "notify"),
+    *(
+        "failed_when",
+        "check_mode",
+        "diff",
+        "delegate_to",
+        "become",
+        "no_log",
+        "tags",
+        "run_once",
+        "ignore_errors",
+        "notify",
+    ),
 }
 
 
