@@ -1,4 +1,4 @@
-.PHONY: venv demo test test-long lint bench clean
+.PHONY: venv demo images stack stack-down test test-long lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,15 @@ venv: .venv/ready
 demo: venv
 	@$(BIN)/python -m demo
 
+images: venv
+	@$(BIN)/python -m demo.images
+
+stack: images
+	@$(BIN)/python -m demo.stack up
+
+stack-down: venv
+	@$(BIN)/python -m demo.stack down
+
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
 
@@ -23,6 +32,8 @@ lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	MYPYPATH=collections $(BIN)/mypy -p ansible_collections.habitat.runbook.plugins -p demo
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --no-progress .github
 
 bench: venv
 	PYTHONPATH=collections $(BIN)/python -m tests.benchmarks

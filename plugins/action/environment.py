@@ -61,6 +61,7 @@ class ActionModule(ActionBase):
             "operator": operator(given),
             "origin": origin(given),
             "controller_pid": os.getppid(),
+            "serial": task_vars["hostvars"][groups[env][0]].get("habitat_serial", 1),
             "inputs": {name: inputs[name] for name in sorted(inputs)},
             "check": bool(task_vars.get("ansible_check_mode")),
             "command": context.CLIARGS.get("args", ("",))[0],

@@ -1,54 +1,69 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Controller side of habitat.runbook.report: judges the run, writes its report, prints its end."""
+"""Controller side of habitat.runbook.report: judges the run, writes its report here and there, prints its end."""
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.habitat.runbook.plugins.module_utils import report, verdict
+from ansible_collections.habitat.runbook.plugins.filter.reason import reason
+from ansible_collections.habitat.runbook.plugins.module_utils import fleet, report, verdict
+from ansible_collections.habitat.runbook.plugins.plugin_utils import reports
+from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
 
 class ActionModule(ActionBase):
     """Fails when the run did not succeed, after everything was said and written."""
 
-    _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
+        task_vars = task_vars or {}
         _, arguments = self.validate_argument_spec(
-            {"reports_dir": {"type": "path", "required": True}, "facts": {"type": "dict", "required": True}}
+            {
+                "reports_dir": {"type": "path", "required": True},
+                "host_dir": {"type": "path", "required": True},
+                "facts": {"type": "dict", "required": True},
+            }
         )
         facts = report.gather(arguments["facts"])
         judged = verdict.judge(facts)
         written = report.build(facts, judged, datetime.now(timezone.utc).isoformat())
         folder = Path(arguments["reports_dir"]) / facts["run"]["id"]
+        hosts = task_vars["groups"][facts["run"]["env"]]
+        own = folder / facts["host"] if len(hosts) > 1 else folder
         if not self._task.check_mode:
-            write_report(folder, written)
-            Display().display(report.result_screen(written, os.path.relpath(folder / "report.md")))
+            reports.write(own, written, report.markdown(written))
+            show(report.result_screen(written, os.path.relpath(own / "report.md")), task_vars)
+            if len(hosts) > 1:
+                show(combined(folder, hosts, task_vars["ansible_play_batch"]), None)
+            self.keep_on_host(written, arguments["host_dir"], task_vars)
         elif judged.outcome == verdict.SUCCEEDED:
-            Display().display("CHECK     this is what a run would do; nothing was changed")
+            show("CHECK     this is what a run would do; nothing was changed", task_vars)
         else:
-            Display().display(report.result_screen(written, None))
-        result.update(changed=True, outcome=judged.outcome, report=str(folder / "report.json"))
+            show(report.result_screen(written, None), task_vars)
+        result.update(changed=True, outcome=judged.outcome, report=str(own / "report.json"))
         if judged.outcome != verdict.SUCCEEDED:
             result.update(failed=True, said=True, msg=f"{judged.outcome}: {judged.state}")
         return result
 
+    def keep_on_host(self, written: dict[str, Any], host_dir: str, task_vars: dict[str, Any]) -> None:
+        """Write the report on the host, too. That it could not be kept there does not change how the run ended."""
+        arguments = {"host_dir": host_dir, "written": written, "text": report.markdown(written)}
+        kept = self._execute_module("habitat.runbook.report", arguments, task_vars=task_vars)
+        if kept.get("failed") or kept.get("unreachable"):
+            show(f"  warn  the report could not be kept on {written['host']}: {reason(kept)}", task_vars)
 
-def write_report(folder: Path, written: dict[str, Any]) -> None:
-    """Write report.json and report.md, readable by this user only: a statement in them may show data."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, text in (("report.json", json.dumps(written, indent=2)), ("report.md", report.markdown(written))):
-        with os.fdopen(
-            os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as handle:
-            handle.write(text + "\n")
+
+def combined(folder: Path, hosts: list[str], batch: list[str]) -> str:
+    """Write the report over all hosts and return its table."""
+    with reports.alone(folder):
+        whole = fleet.combine(reports.of_hosts(folder), hosts, batch)
+        reports.write(folder, whole, fleet.markdown(whole))
+    return fleet.screen(whole)

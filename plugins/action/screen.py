@@ -10,13 +10,14 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.habitat.runbook.plugins.module_utils import rollback_screens, screens
+from ansible_collections.habitat.runbook.plugins.module_utils import bootstrap_screen, rollback_screens, screens
+from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
 SCREENS = {
     "applied": screens.applied,
     "backup": screens.backup,
     "baseline": screens.baseline,
+    "bootstrap": bootstrap_screen.bootstrap,
     "choices": rollback_screens.choices,
     "healthy": screens.healthy,
     "held": screens.held,
@@ -57,7 +58,7 @@ class ActionModule(ActionBase):
         as_json = arguments["output"] == "json"
         text = json.dumps(data, indent=2) if as_json else SCREENS[arguments["show"]](dict(data, now=now))
         if text:
-            Display().display(text)
+            show(text, task_vars if not as_json else None)
         result.update(changed=False, at=now)
         refused = screens.refused(data)
         if refused:

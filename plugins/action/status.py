@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
-from ansible_collections.habitat.runbook.plugins.module_utils import status_screen
+from ansible_collections.habitat.runbook.plugins.module_utils import last_run, status_screen
+from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
 
 class ActionModule(ActionBase):
@@ -30,20 +30,20 @@ class ActionModule(ActionBase):
             }
         )
         facts = arguments["facts"]
-        data = status_screen.build(dict(facts, last_run=newest_report(Path(arguments["reports_dir"]), facts["env"])))
+        here = newest_report(Path(arguments["reports_dir"]), facts["env"], facts["host"])
+        there = facts["around"].get("last_run")
+        last = max(filter(None, (here, there)), key=lambda report: report["run"]["id"], default=None)
+        data = status_screen.build(dict(facts, last_run=last))
         as_json = arguments["output"] == "json"
-        Display().display(json.dumps(data, indent=2) if as_json else status_screen.status(data))
+        show(json.dumps(data, indent=2) if as_json else status_screen.status(data), None if as_json else task_vars)
         result.update(changed=False, status=data)
         return result
 
 
-def newest_report(folder: Path, env: str) -> dict[str, Any] | None:
-    """The newest run's report of an environment on this controller; run ids sort by their time."""
-    for path in sorted(folder.glob("*/report.json"), reverse=True):
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if found.get("run", {}).get("env") == env:
-            return {name: found[name] for name in ("run", "outcome", "schema", "finished_at", "state", "next")}
+def newest_report(folder: Path, env: str, host: str) -> dict[str, Any] | None:
+    """The newest report of a host on this controller; run ids sort by their time."""
+    for path in sorted([*folder.glob("*/report.json"), *folder.glob(f"*/{host}/report.json")], reverse=True):
+        found = last_run.read(path)
+        if found and found["run"]["env"] == env and found["host"] == host:
+            return found
     return None

@@ -22,6 +22,7 @@ from ansible.executor.task_result import TaskResult
 from ansible.playbook.block import Block
 from ansible.plugins.callback.default import CallbackModule as Default
 from ansible_collections.habitat.runbook.plugins.filter.reason import reason
+from ansible_collections.habitat.runbook.plugins.module_utils.inputs import plain
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import refusals
 
 
@@ -35,13 +36,16 @@ class CallbackModule(Default):
     def __init__(self) -> None:
         super().__init__()
         self._json = False
+        self._env = ""
 
     @property
     def _quiet(self) -> bool:
         return self._display.verbosity == 0
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        self._json = play.get_variable_manager().extra_vars.get("output") == "json"
+        given = play.get_variable_manager().extra_vars
+        self._json = given.get("output") == "json"
+        self._env = f" -e env={plain(given['env'])}" if "env" in given else ""
         if not self._quiet:
             super().v2_playbook_on_play_start(play)
 
@@ -89,6 +93,7 @@ class CallbackModule(Default):
     def v2_runner_on_unreachable(self, result: TaskResult) -> None:
         if self._quiet:
             self._display.display(f"FAILED    {result._host.get_name()} cannot be reached: {reason(result._result)}")
+            self._display.display(f"  what became of it: ansible-playbook playbooks/status.yml{self._env}")
         else:
             super().v2_runner_on_unreachable(result)
 

@@ -23,6 +23,29 @@ options:
       - Every session of the run has the application_name C(runbook/<run id>).
     type: str
     required: true
+  container:
+    description:
+      - The service of a Docker Compose project in which the database runs, when it runs in one on this host.
+      - Address and password are then found on this host by the labels that Compose gives its containers, so
+        O(login_host), O(login_port) and O(login_unix_socket) are not looked at.
+      - The port is a published one, else that of the container's address on a network.
+      - The password is O(login_password). Without it, it is that of the container (E(POSTGRES_PASSWORD), or the file
+        that E(POSTGRES_PASSWORD_FILE) names) if O(login_user) is the container's E(POSTGRES_USER), else none.
+      - Without O(login_password), and when the server does not accept what was found, the database is reached by its
+        socket inside the container, through C(docker exec).
+      - When it is empty, the database is reached by O(login_host), O(login_port) or O(login_unix_socket).
+    type: dict
+    default: {}
+    suboptions:
+      folder:
+        description: Folder of the Compose project, on this host.
+        type: str
+      file:
+        description: The project's file, relative to O(container.folder); several with commas between them.
+        type: str
+      service:
+        description: Name of the database's service.
+        type: str
 requirements:
   - psycopg >= 3.1
 author:

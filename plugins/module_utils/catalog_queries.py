@@ -38,11 +38,15 @@ _LEDGER = ", ".join(f"to_regclass('public.{name}')" for name in LEDGER)
 FIRST = 16384
 
 
-def sorted_list(array: str, item: str = "one") -> str:
-    """The elements of an array as one text, in an order that no setting changes; ``item`` is made of each ``one``."""
+def sorted_list(array: str, item: str = "one", wanted: str = "true") -> str:
+    """The ``wanted`` elements of an array as one text, in an order that no setting changes.
+
+    ``item`` is made of each ``one``.
+    """
+    elements = f"unnest({array}) one WHERE {wanted}"
     return (
         f"CASE WHEN {array} IS NOT NULL THEN"
-        f""" (SELECT string_agg({item}, ', ' ORDER BY {item} COLLATE "C") FROM unnest({array}) one) END"""
+        f""" (SELECT string_agg({item}, ', ' ORDER BY {item} COLLATE "C") FROM {elements}) END"""
     )
 
 
@@ -124,6 +128,9 @@ SELECT 'pg_class'::regclass::oid, r.oid, 0,
   {_RELATION}
 FROM rel r LEFT JOIN pg_am a ON a.oid = relam WHERE relkind <> 'c'"""
 
+# Some servers keep a number of their own there, see restore_schema.
+_NOT_OWN_NUMBER = "one NOT LIKE 'pg_attver=%'"
+
 _COLUMN = definition(
     "'type ' || format_type(a.atttypid, a.atttypmod)",
     "CASE WHEN a.attcollation <> t.typcollation THEN 'collation ' || a.attcollation::regcollation END",
@@ -136,7 +143,7 @@ _COLUMN = definition(
     "'statistics ' || nullif(a.attstattarget, -1)",
     "CASE WHEN a.attinhcount > 0 THEN 'inherited ' || a.attinhcount END",
     "CASE WHEN NOT a.attislocal THEN 'not local' END",
-    f"'options ' || {sorted_list('a.attoptions')}",
+    f"'options ' || {sorted_list('a.attoptions', wanted=_NOT_OWN_NUMBER)}",
     f"'foreign options ' || {options('a.attfdwoptions')}",
     f"'rights ' || {sorted_list('a.attacl', 'one::text')}",
 )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import find_tools
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count, duration, session, size
 from psycopg.rows import dict_row
 
@@ -150,8 +152,21 @@ def check_sessions(
     return checks or [ok(f"no transaction open for {duration(max_seconds)} or longer, no unknown session")]
 
 
-def check_tools(bin_dir: str | None, server_major: int) -> Check:
-    """pg_dump and pg_restore are there and not older than the server."""
+def check_tools(bin_dir: str | None, server_major: int, container: str | None = None, server_minor: int = 0) -> Check:
+    """pg_dump and pg_restore are there and not older than the server.
+
+    Without ``bin_dir`` those inside the container with the id ``container`` will do, see ``find_tools``.
+    """
+    if bin_dir or container is None:
+        return _check_host_tools(bin_dir, server_major)
+    try:
+        tools = find_tools(None, server_major * 10000 + server_minor, container)
+    except BackupError as error:
+        return Check("fail", str(error), f"install the client programs of PostgreSQL {server_major} on this host")
+    return ok(f"pg_dump {tools.version}{tools.place or ' is not older than the server'}")
+
+
+def _check_host_tools(bin_dir: str | None, server_major: int) -> Check:
     for name in ("pg_dump", "pg_restore"):
         path = shutil.which(name, path=bin_dir)
         if path is None:
@@ -173,8 +188,12 @@ def check_space(folder: str, needed: int, what: str) -> Check:
     path = Path(folder)
     while not path.exists():
         path = path.parent
-    free = shutil.disk_usage(path).free
+    return check_room(shutil.disk_usage(path).free, needed, what, folder)
+
+
+def check_room(free: int, needed: int, what: str, where: str) -> Check:
+    """Whether ``free`` bytes are enough for ``needed`` ones and some to spare."""
     text = f"{what}: {size(free)} free, {size(needed)} needed"
     if free < needed + _SPARE_BYTES:
-        return Check("fail", text, f"make room in {folder}")
+        return Check("fail", text, f"make room in {where}")
     return ok(text)

@@ -1,34 +1,32 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""PostgreSQL's client programs: where they are, what they can do, and running them so that they end with us."""
+"""PostgreSQL's client programs: where they are, what they can do, how they reach the database."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
-from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import query, raise_if_stuck
+from ansible_collections.habitat.runbook.plugins.module_utils.running_program import (
+    Program,
+    output_of,
+    quiet_environment,
+    running,
+)
+from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import query
 
 if TYPE_CHECKING:
     import psycopg
-
-_END_SECONDS = 5
-_LOOK_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 # Secrets must not be in an argument, what a service says is in the connection already, the rest is set anew.
 _SECRETS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
@@ -40,23 +38,107 @@ _DEFAULTS = {"sslcertmode": "allow"}
 _IS_SUPERUSER = "SELECT FROM pg_catalog.pg_roles WHERE rolname = session_user AND rolsuper"
 
 
-class ProgramFailed(BackupError):
-    """A program failed; the text is a clause with its name and its own first error."""
-
-
 @dataclass(frozen=True)
 class Tools:
-    """Paths of the two programs, pg_dump's version and the best compression it was built with."""
+    """Paths of the two programs, pg_dump's version and the best compression it was built with.
+
+    The methods run them on this host; those of ``client_in_container`` do the same inside a container.
+    """
 
     pg_dump: str
     pg_restore: str
     version: str
     compression: str
 
+    @property
+    def place(self) -> str:
+        """Where they are, to be put behind a program's name: nothing for this host."""
+        return ""
 
-def find_tools(bin_dir: str | None, server_version: int) -> Tools:
-    """The client programs in ``bin_dir`` (else on PATH). Raises BackupError when missing or older than the server."""
-    major = server_version // 10000
+    def jobs(self, wanted: int) -> int:
+        """How many of the wanted parallel jobs pg_restore can do."""
+        return wanted
+
+    def conninfo(self, connection: psycopg.Connection, session: str, database: str | None = None) -> str:
+        """As ``session_conninfo``, from where the programs run."""
+        return session_conninfo(connection, session, database)
+
+    def dumping(
+        self, arguments: list[str], environment: dict[str, str], output: BinaryIO
+    ) -> AbstractContextManager[Program]:
+        """Start pg_dump with its text going to ``output``; it has ended when the block has."""
+        return running([self.pg_dump, *arguments], environment, output)
+
+    def dumping_to(
+        self, dump: Path, fd: int, arguments: list[str], environment: dict[str, str]
+    ) -> AbstractContextManager[Program]:
+        """Start pg_dump in the custom format into the file that is open, empty and locked as ``fd``."""
+        # By name: on a redirected stdout pg_dump appends the finished table of contents instead of replacing the first
+        # one (seen with 17.10, which opens stdout for appending). Whoever wants the file safe on disk syncs it.
+        custom = ["--format=custom", f"--file={dump}", "--no-sync"]
+        return running([self.pg_dump, *custom, *arguments], environment, subprocess.DEVNULL, (fd,))
+
+    def reading(self, dump: Path) -> AbstractContextManager[Program]:
+        """Start pg_restore reading the whole dump, for nothing but its complaints."""
+        return running([self.pg_restore, "-f", "/dev/null", str(dump)], quiet_environment(), subprocess.DEVNULL)
+
+    def listing(self, dump: Path) -> bytes:
+        """The dump's table of contents. Raises ProgramFailed."""
+        return output_of([self.pg_restore, "--list", str(dump)])
+
+    def script(self, dump: Path, entries: list[bytes]) -> bytes:
+        """These entries of the listing as SQL, in the encoding of the dump. Raises ProgramFailed."""
+        return output_of([self.pg_restore, "-L", "/dev/stdin", "-f", "-", str(dump)], as_lines(entries))
+
+    @contextmanager
+    def restoring(
+        self, dump: Path, entries: list[bytes], arguments: list[str], environment: dict[str, str]
+    ) -> Iterator[Program]:
+        """Start pg_restore with these entries of the listing, in their order; it has ended when the block has."""
+        with os.fdopen(os.memfd_create("entries"), "wb") as listing:
+            listing.write(as_lines(entries))
+            listing.flush()
+            what = ["-L", f"/proc/self/fd/{listing.fileno()}", str(dump)]
+            command = [self.pg_restore, *arguments, *what]
+            # Asked kindly, pg_restore also ends its workers, which are its own children and not tied to us.
+            with running(command, environment, subprocess.DEVNULL, (listing.fileno(),), signal.SIGTERM) as program:
+                yield program
+
+
+def as_lines(entries: list[bytes]) -> bytes:
+    return b"".join(entry + b"\n" for entry in entries)
+
+
+def find_tools(bin_dir: str | None, server_version: int, container: str | None = None) -> Tools:
+    """The client programs in ``bin_dir``, else on PATH, else in the container with this id.
+
+    server_version: as libpq has it, 150020 for 15.20. Programs in ``bin_dir`` are taken or refused, never replaced.
+    Raises BackupError when there are none, or none that is at least as new as the server.
+    """
+    major, minor = divmod(server_version, 10000)
+    try:
+        tools = _tools_of_host(bin_dir, major)
+        # The container's are as new as its server. Minor releases do matter: what pg_dump 15.18 writes of a server of
+        # 15.20 is not the same before and after a restore (pg_attver).
+        if bin_dir or container is None or not is_older(tools.version, major, minor):
+            return tools
+        why = f"{tools.pg_dump} is {tools.version} and older than the server ({major}.{minor})"
+    except BackupError as error:
+        if bin_dir or container is None:
+            raise
+        why = str(error)
+    from ansible_collections.habitat.runbook.plugins.module_utils.client_in_container import tools_inside
+
+    return tools_inside(container, major, why)
+
+
+def is_older(version: str, major: int, minor: int) -> bool:
+    """Whether a program's version, such as 15.18 or 19beta1, is older than the server's."""
+    numbers = re.split("[^0-9]+", version)
+    return (int(numbers[0]), int(numbers[1] or 0) if len(numbers) > 1 else 0) < (major, minor)
+
+
+def _tools_of_host(bin_dir: str | None, major: int) -> Tools:
     pg_dump, pg_restore = (_program(name, bin_dir, major) for name in ("pg_dump", "pg_restore"))
     version = _version(pg_dump)
     if int(re.split("[^0-9]", version)[0]) < major:
@@ -90,140 +172,6 @@ def _has_zstd(pg_dump: str) -> bool:
     return "connection to server" in done.stderr
 
 
-class Program:
-    """A running program that dies with us. Its messages stay in memory: a full disk must not swallow them."""
-
-    def __init__(
-        self,
-        command: list[str],
-        environment: dict[str, str],
-        output: int | BinaryIO,
-        kept: tuple[int, ...] = (),
-        last_signal: signal.Signals = signal.SIGKILL,
-    ) -> None:
-        self.name = Path(command[0]).name
-        self._messages = os.fdopen(os.memfd_create("messages"), "w+b")
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=self._messages,
-            env=environment,
-            pass_fds=kept,
-            preexec_fn=_dies_with_us(last_signal),
-        )
-
-    def messages(self) -> list[str]:
-        self._messages.seek(0)
-        return self._messages.read().decode(errors="replace").splitlines()
-
-    def ended_well(self) -> bool:
-        """False while it runs. Raises when it failed: OSError for a full disk, else ProgramFailed."""
-        code = self._process.poll()
-        if code:
-            _raise_failure(self.name, code, self.messages())
-        return code == 0
-
-    def wait(self) -> None:
-        self._process.wait()
-        self.ended_well()
-
-    def end(self) -> None:
-        """End it if it still runs; asked kindly pg_dump also cancels what it has running in the server."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._messages.close()
-
-
-@contextmanager
-def running(
-    command: list[str],
-    environment: dict[str, str],
-    output: int | BinaryIO,
-    kept: tuple[int, ...] = (),
-    last_signal: signal.Signals = signal.SIGKILL,
-) -> Iterator[Program]:
-    """Start a program and yield it; it has ended when the block has. It inherits the descriptors ``kept``.
-
-    ``last_signal`` is what it gets when we are killed ourselves.
-    """
-    program = Program(command, environment, output, kept, last_signal)
-    try:
-        yield program
-    finally:
-        program.end()
-
-
-@dataclass
-class Watch:
-    """Looks after the programs while they run: have they failed, do they wait for somebody?"""
-
-    connection: psycopg.Connection
-    programs: tuple[Program, ...]
-    session: str
-    lock_wait_ms: int
-    next_look: float = 0.0
-
-    def all_ended(self) -> bool:
-        """Whether all have ended well. Raises as Program.ended_well and raise_if_stuck do."""
-        if all([program.ended_well() for program in self.programs]):
-            return True
-        # pg_dump bounds its waiting for tables only; it would wait for ever for a locked view or sequence.
-        if time.monotonic() >= self.next_look:
-            raise_if_stuck(self.connection, self.session, self.lock_wait_ms)
-            self.next_look = time.monotonic() + _LOOK_SECONDS
-        return False
-
-
-def _dies_with_us(last_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
-    parent = os.getpid()
-
-    def tie() -> None:
-        # prctl(2): the kernel sends the signal when the parent is gone, also when it was killed itself.
-        _LIBC.prctl(_PR_SET_PDEATHSIG, last_signal)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return tie
-
-
-def _raise_failure(name: str, code: int, messages: list[str]) -> None:
-    if code < 0:
-        raise ProgramFailed(f"{name} was ended by {signal.Signals(-code).name}")
-    text = next((line for line in messages if "error:" in line), messages[0] if messages else f"exit code {code}")
-    text = text.split("error: ", 1)[-1]
-    server = next((line.split("ERROR:", 1)[1] for line in messages if "from server: ERROR:" in line), None)
-    if server is None and os.strerror(errno.ENOSPC) in text:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    cause = " ".join(text.split()) + (f" ({server.strip()})" if server else "")
-    raise ProgramFailed(f"{name} failed: {cause}")
-
-
-def output_of(command: list[str], given: bytes = b"") -> bytes:
-    """What a program prints that needs no database. Raises ProgramFailed when it fails."""
-    done = subprocess.run(
-        command,
-        input=given,
-        capture_output=True,
-        check=False,
-        env=quiet_environment(),
-        preexec_fn=_dies_with_us(),
-    )
-    if done.returncode:
-        _raise_failure(Path(command[0]).name, done.returncode, done.stderr.decode(errors="replace").splitlines())
-    return done.stdout
-
-
-def quiet_environment() -> dict[str, str]:
-    """Our environment without PG* variables and with messages in English, which are looked into."""
-    return {**{key: value for key, value in os.environ.items() if not key.startswith("PG")}, "LC_ALL": "C"}
-
-
 def session_conninfo(connection: psycopg.Connection, session: str, database: str | None = None) -> str:
     """Connection string to the very server this connection is with, without the password.
 
@@ -236,6 +184,10 @@ def session_conninfo(connection: psycopg.Connection, session: str, database: str
     if info.hostaddr:
         pinned["hostaddr"] = info.hostaddr
     parameters = {**given, **pinned, "application_name": session}
+    return as_conninfo(parameters)
+
+
+def as_conninfo(parameters: dict[str, str]) -> str:
     escaped = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
     return " ".join(f"{key}='{value}'" for key, value in escaped.items())
 

@@ -9,7 +9,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +25,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.backup_folder impo
     refuse_existing,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import (
-    ProgramFailed,
     Tools,
-    Watch,
     find_tools,
-    output_of,
-    quiet_environment,
-    running,
-    session_conninfo,
     session_environment,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
@@ -47,6 +40,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import read_properties
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_schema import schema_digest
+from ansible_collections.habitat.runbook.plugins.module_utils.running_program import ProgramFailed, Watch
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     OutOfTurn,
     Snapshot,
@@ -109,15 +103,17 @@ def take_backup(
     taken_by: str,
     bin_dir: str | None = None,
     lock_wait_ms: int = LOCK_WAIT_MS,
+    container: str | None = None,
 ) -> Taken:
     """Dump the database of this connection (autocommit, idle) into ``folder``, prove the dump and write its manifest.
 
+    ``bin_dir`` and ``container`` (the id of the database's own) say where the programs are, see ``find_tools``.
     Raises BackupError with one sentence; then nothing of this backup is left in the folder.
     """
     started = time.monotonic()
     identity = backup_id(environment, run_id)
     with _explained(connection, folder, lock_wait_ms):
-        tools = find_tools(bin_dir, connection.info.server_version)
+        tools = find_tools(bin_dir, connection.info.server_version, container)
         prepare_folder(folder)
         refuse_existing(folder, identity)
         removed = clean_up(folder)
@@ -142,7 +138,12 @@ def take_backup(
 
 
 def plan_backup(
-    connection: psycopg.Connection, folder: Path, environment: str, run_id: str, bin_dir: str | None = None
+    connection: psycopg.Connection,
+    folder: Path,
+    environment: str,
+    run_id: str,
+    bin_dir: str | None = None,
+    container: str | None = None,
 ) -> dict[str, Any]:
     """What ``take_backup`` would do: ``id``, ``dump`` (path), ``compression``, ``tables``, ``database_bytes``.
 
@@ -150,7 +151,7 @@ def plan_backup(
     """
     identity = backup_id(environment, run_id)
     with _explained(connection, folder, LOCK_WAIT_MS):
-        tools = find_tools(bin_dir, connection.info.server_version)
+        tools = find_tools(bin_dir, connection.info.server_version, container)
         check_folder(folder)
         refuse_existing(folder, identity)
         return {
@@ -181,14 +182,12 @@ def _dump_snapshot(
     environment = session_environment(connection)
     # Longer than ours, so that it is us who notice and can say for whom pg_dump waits.
     patience = f"--lock-wait-timeout={lock_wait_ms + _PROGRAMS_LONGER_MS}"
-    where = ["-d", session_conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
-    # By name: on a redirected stdout pg_dump appends the finished table of contents instead of replacing the first one
-    # (seen with 17.10, which opens stdout for appending). We sync the file ourselves.
-    custom = ["--format=custom", f"--file={part.path}", "--no-sync", *_COMPRESSION[tools.compression]]
+    where = ["-d", tools.conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
+    custom = [*_COMPRESSION[tools.compression], *where]
     with (
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
-        running([tools.pg_dump, *custom, *where], environment, subprocess.DEVNULL, (part.fd,)) as dump,
-        running([tools.pg_dump, "--schema-only", *where], environment, schema) as plain,
+        tools.dumping_to(part.path, part.fd, custom, environment) as dump,
+        tools.dumping(["--schema-only", *where], environment, schema) as plain,
     ):
         watch = Watch(connection, (dump, plain), session, lock_wait_ms)
         # They write when they hold all locks. Until then somebody can get between, and counting would only hide it.
@@ -222,9 +221,8 @@ def read_back(tools: Tools, dump: Path, written: str) -> dict[str, Any]:
     in half, a full read sees every cut but hardly a flipped bit in zstd, which pg_dump writes without checksums
     (measured: 12 of 200 flips seen with zstd, all with gzip), and a checksum does not say that it can be restored.
     """
-    command = [tools.pg_restore, "-f", "/dev/null", str(dump)]
     try:
-        with running(command, quiet_environment(), subprocess.DEVNULL) as reader:
+        with tools.reading(dump) as reader:
             digest = file_digest(dump)
             reader.wait()
         if digest != written:
@@ -242,11 +240,10 @@ def _sequences(tools: Tools, dump: Path, codec: str) -> dict[str, dict[str, Any]
 
     Sequences do not belong to snapshots, so what a query says is not what pg_dump found a moment earlier or later.
     """
-    listing = output_of([tools.pg_restore, "--list", str(dump)])
-    wanted = b"".join(line + b"\n" for line in listing.splitlines() if _SEQUENCE_SET.match(line))
+    wanted = [line for line in tools.listing(dump).splitlines() if _SEQUENCE_SET.match(line)]
     if not wanted:
         return {}
-    text = output_of([tools.pg_restore, "-L", "/dev/stdin", "-f", "-", str(dump)], wanted).decode(codec)
+    text = tools.script(dump, wanted).decode(codec)
     return {
         requalified(name.replace("''", "'")): {"last_value": int(value), "is_called": called == "true"}
         for name, value, called in _SETVAL.findall(text)

@@ -8,6 +8,9 @@ gone with the run: when it is told to (SIGTERM), when the controller's process o
 step of the run has shown a sign of life for ``silence`` seconds. A step shows one by holding a lock on the file
 ``step`` while it works; a file lock dies with its process, so a killed step never looks alive.
 
+While the run keeps the application out of the database (file ``fence.json``, see fence.py) it ends the sessions that no
+right can keep out, and it opens the fence when the run is over without having done so.
+
 This file is copied to the run's folder and runs from there: standard library and psycopg only.
 """
 
@@ -26,14 +29,24 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 POLL_SECONDS = 0.2
+FENCED_POLL_SECONDS = 0.02
+OPEN_SECONDS = 60
+FENCE = "fence.json"
 LOCK_CLASS = 0x48525542  # "HRUB": keeps our advisory locks apart from anybody else's
 
 _HOLDER = """
 SELECT a.query, a.application_name, a.backend_start, a.client_addr::text FROM pg_catalog.pg_locks l
 JOIN pg_catalog.pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s AND l.objsubid = 2"""
+
+NAME_OF = "SELECT datname FROM pg_catalog.pg_database WHERE oid = %s"
+_GRANT = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}{}")
+_END = """
+SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE datid = %s AND usename = ANY(%s) AND backend_type = 'client backend' AND application_name NOT LIKE 'runbook%%'"""
 
 
 def read_holder(connection: psycopg.Connection, key: int) -> dict[str, Any] | None:
@@ -48,6 +61,22 @@ def read_holder(connection: psycopg.Connection, key: int) -> dict[str, Any] | No
     _, mark, label = (query or "").partition("/* ")
     known = json.loads(label.rpartition(" */")[0]) if mark else {"run_id": application_name.rpartition("/")[2]}
     return dict(known, since=since.isoformat())
+
+
+def let_in(connection: psycopg.Connection, record: dict[str, Any], name: str | None = None) -> None:
+    """Give back the rights to connect that a fence's record names, to the database ``name``.
+
+    Left out, it is the fenced one by its oid, whatever it is called by now; one that is gone needs nothing.
+    """
+    if name is None:
+        row = connection.execute(NAME_OF, [record["oid"]]).fetchone()
+        name = row[0] if row else None
+    if name is None:
+        return
+    for grant in record["grants"]:
+        grantee = sql.Identifier(grant["grantee"]) if grant["grantee"] else sql.SQL("PUBLIC")
+        option = sql.SQL(" WITH GRANT OPTION" if grant["grantable"] else "")
+        connection.execute(_GRANT.format(sql.Identifier(name), grantee, option))
 
 
 def main(folder: Path) -> int:
@@ -67,13 +96,39 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print(json.dumps({"held": True, "pid": os.getpid()}), flush=True)
     _leave_caller()
-    while not stopped and not _gone(controller) and _alive(folder / "step", task["silence"]):
-        label = _follow_phase(connection, folder / "step", label)
-        time.sleep(POLL_SECONDS)
     with contextlib.suppress(psycopg.Error):
-        connection.close()
-    shutil.rmtree(folder, ignore_errors=True)
+        while not stopped and not _gone(controller) and _alive(folder / "step", task["silence"]):
+            label = _follow_phase(connection, folder / "step", label)
+            fence = _fence(folder)
+            if fence and fence["ended_roles"]:
+                connection.execute(_END, [fence["oid"], fence["ended_roles"]])
+            time.sleep(FENCED_POLL_SECONDS if fence else POLL_SECONDS)
+    connection.close()
+    if _opened(folder, task["connect"]):
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _fence(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / FENCE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _opened(folder: Path, connect: dict[str, Any]) -> bool:
+    """Open the fence if it is still closed, as soon as the server answers; False when it did not in time."""
+    deadline = time.monotonic() + OPEN_SECONDS
+    while fence := _fence(folder):
+        try:
+            with psycopg.connect(**connect, autocommit=True) as connection:
+                let_in(connection, fence)
+            return True
+        except psycopg.Error:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+    return True
 
 
 def _leave_caller() -> None:

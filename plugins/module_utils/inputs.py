@@ -19,11 +19,11 @@ RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}")
 """Form of a run id: UTC time of its start and three random characters, as in 20261122t100211z-k3f."""
 
 _STEPS = re.compile(r"[1-9][0-9]{0,2}")
-_VERSION = re.compile(r"[0-9]{1,20}")
+_VERSION = re.compile(r"v?([0-9]{1,20})")
 # Variables of Ansible itself, of AWX, and of inventories that an operator overrides for one run on purpose.
 _FOREIGN = re.compile(r"(ansible|awx|tower|habitat)_\w+")
 _SHOWN = 60
-_KNOWN_MANAGERS = ("supervisor",)
+_KNOWN_MANAGERS = ("compose", "systemd", "supervisor")
 _CONFIRMED = "production"
 
 
@@ -48,7 +48,11 @@ def new_run_id(now: float | None = None) -> str:
 def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
     """The inputs given by -e as text; raises Refused for one this playbook does not take or of a wrong form."""
     inputs = {}
+    # Typed by a person an empty value is rather a shell variable that was not set.
+    survey = any(name.startswith(("awx_", "tower_")) for name in given)
     for name, value in given.items():
+        if survey and _left_alone(name, value):
+            continue
         if name in known:
             inputs[name] = _text(name, value)
         elif not _FOREIGN.fullmatch(name):
@@ -62,11 +66,20 @@ def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
         raise Refused(given_twice, found, "give one of them")
     _check_steps(inputs)
     for name in ("target", "to"):
-        if name in inputs and not _VERSION.fullmatch(inputs[name]):
-            raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
+        if name in inputs:
+            version = _VERSION.fullmatch(inputs[name])
+            if not version:
+                raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
+            inputs[name] = version[1]
     if inputs.get("output", "table") not in ("table", "json"):
         raise Refused(f'output is "{plain(inputs["output"])}"', "known: table, json", "")
     return inputs
+
+
+def _left_alone(name: str, value: Any) -> bool:
+    """Whether it is what a survey of AWX sends for a question that was left alone."""
+    # AWX sends an empty text marked as unsafe, of which ansible-core 2.19 makes None.
+    return value is None or value == "" or (name == "accept_data_loss" and value in (False, "false"))
 
 
 def _check_steps(inputs: Mapping[str, str]) -> None:
@@ -92,7 +105,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         # YAML reads 012 as ten and drops the zeros of 007, so a number may already be another version.
         found = "its digits may not be those that were typed"
-        raise Refused(f"{name} is the number {value}", found, "write it in quotes")
+        raise Refused(f"{name} is the number {value}", found, f"write it in quotes, or as v{value}")
     if not isinstance(value, str):
         raise Refused(f"{name} is {plain(repr(value))}", "expected a word", "")
     return value.strip()
@@ -105,7 +118,7 @@ def check_environment(
     limit: str | None,
     confirmed: bool,
 ) -> str:
-    """The environment's name; raises Refused unless it is exactly one known group with a host that can be run.
+    """The environment's name; raises Refused unless it is exactly one known group with hosts that can be run.
 
     confirmed: whether this playbook changes something, so that production has to be confirmed by value.
     """
@@ -119,9 +132,6 @@ def check_environment(
         raise Refused(f'env is "{plain(env)}"', f"known: {known}", guess)
     if limit is not None:
         raise Refused(f'--limit "{plain(limit)}" hides hosts from the runbook', "env names the hosts", "leave it out")
-    if len(groups[env]) > 1:
-        found = f"{len(groups[env])} hosts: {plain(', '.join(groups[env]))}"
-        raise Refused(f"environment {env} has more than one host", found, "this version runs one host at a time")
     if not groups[env]:
         raise Refused(f"environment {env} has no host", f"inventories/{env}.yml names none", "add the host")
     if confirmed and env == _CONFIRMED and inputs.get("confirm") != env:
@@ -136,10 +146,9 @@ def _check_host(env: str, host: str, variables: Mapping[str, Any]) -> None:
     manager = variables.get("habitat_service_manager")
     if manager not in _KNOWN_MANAGERS:
         raise Refused(
-            f"{env} cannot be run yet",
-            f"the services on {host} run under {manager or 'nothing named in habitat_service_manager'}, "
-            f"and this version drives {', '.join(_KNOWN_MANAGERS)} only",
-            "use -e env=local",
+            f"{env} cannot be run",
+            f"habitat_service_manager of {host} is {plain(manager) if manager else 'not set'}",
+            f"known: {', '.join(_KNOWN_MANAGERS)}",
         )
     if variables.get("habitat_not_ready"):
         raise Refused(f"{env} is not ready", variables["habitat_not_ready"], "")

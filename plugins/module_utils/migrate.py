@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, run_lock, snapshot
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, snapshot
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import (
     Comparison,
@@ -25,8 +25,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.comparison import 
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import SETTINGS_READ_BACK, read_back
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle, plan_line
-from ansible_collections.habitat.runbook.plugins.module_utils.table import count, session
-from ansible_collections.habitat.runbook.plugins.module_utils.writers import wait_until_gone
+from ansible_collections.habitat.runbook.plugins.module_utils.window import lock_missing, window
 
 _DIFF_CHARACTERS = 100_000
 
@@ -78,25 +77,25 @@ def _apply(
     comparison: Comparison,
     versions: list[str],
 ) -> dict[str, Any]:
-    not_held = lock_missing(connection, parameters)
-    if not_held:
-        return refused(result, [not_held])
     reconnect = functools.partial(connect_to, parameters["login_db"])
-    with step_of(parameters, "APPLY"):
-        writers, result["other_sessions"] = left_by_writers(connection, parameters)
-        if writers:
-            return refused(result, [writers])
+    with window(connection, reconnect, parameters, "APPLY") as alone:
+        result["other_sessions"] = alone.other_sessions
+        if alone.refusal:
+            return refused(result, [alone.refusal])
         if parameters["restore_point"] != "none":
             connection.close()
-            result["restore_point"] = restore_point.take(connect_to, parameters["login_db"], parameters["run_id"])
-            if parameters["restore_point"] == "required" and not result["restore_point"]["name"]:
-                return refused(result, [_no_point(result["restore_point"]["reason"])])
+            database, run_id = parameters["login_db"], parameters["run_id"]
+            point = result["restore_point"] = restore_point.take(connect_to, database, run_id, alone.fence)
+            if parameters["restore_point"] == "required" and not point["name"]:
+                return refused(result, [_no_point(point["reason"])])
             connection = reconnect()
         outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who_runs(parameters))
         if not outcome.failure and (result.get("restore_point") or {}).get("name"):
             # It only tells later what was written meanwhile; what was applied matters more than a lost server.
             with contextlib.suppress(psycopg.Error), reconnect() as again:
                 result["snapshot"] = snapshot.read_identity(again)
+        # The restore point is put back by another step, and nobody may write before that.
+        alone.stays_closed = bool(outcome.failure and (result.get("restore_point") or {}).get("name"))
     result.update(outcome.as_data())
     result["to_version"] = _highest(comparison, [one["version"] for one in outcome.applied])
     result["changed"] = bool(outcome.applied) or bool(outcome.failure and outcome.failure.state == "partial")
@@ -138,34 +137,6 @@ def who_runs(parameters: dict[str, Any]) -> Run:
 def refused(result: dict[str, Any], refusals: list[Refusal]) -> dict[str, Any]:
     """The result of a step that did not begin."""
     return dict(result, changed=False, msg=refusals[0].what, refusals=[asdict(refusal) for refusal in refusals])
-
-
-def lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> Refusal | None:
-    """Every step of a run works only while the run's own lock is held."""
-    if not parameters["run_dir"]:
-        return None
-    holder = run_lock.held_by(connection, parameters["login_db"])
-    if holder and holder["run_id"] == parameters["run_id"]:
-        return None
-    found = f"held by run {holder['run_id']}" if holder else "nobody holds it"
-    return Refusal("this run does not hold the run lock", found, "start again with the same command")
-
-
-def step_of(parameters: dict[str, Any], phase: str) -> contextlib.AbstractContextManager[None]:
-    """Show the holder of the run lock that a step of this run is at work."""
-    return run_lock.step_of(parameters["run_dir"], phase)
-
-
-def left_by_writers(
-    connection: psycopg.Connection, parameters: dict[str, Any]
-) -> tuple[Refusal | None, list[dict[str, Any]]]:
-    """Wait until the stopped services have left the database: a refusal if they do not, and the sessions of others."""
-    writers, others = wait_until_gone(connection, parameters["writer_roles"], parameters["drain"])
-    if not writers:
-        return None, others
-    shown = "; ".join(session(one) for one in writers[:3])
-    what = f"{count(len(writers), 'session')} of the stopped services still connected after {parameters['drain']:.0f} s"
-    return Refusal(what, shown, "end them, then run the same command again"), others
 
 
 def _highest(comparison: Comparison, versions: list[str]) -> str | None:

@@ -10,23 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, fence, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Refusal
 from ansible_collections.habitat.runbook.plugins.module_utils.lexer import split
 from ansible_collections.habitat.runbook.plugins.module_utils.loss_counts import count_losses
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import find_losses, would_lose
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import latest_version
-from ansible_collections.habitat.runbook.plugins.module_utils.migrate import (
-    left_by_writers,
-    lock_missing,
-    refused,
-    step_of,
-    who_runs,
-)
+from ansible_collections.habitat.runbook.plugins.module_utils.migrate import refused, who_runs
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import ConnectTo
 from ansible_collections.habitat.runbook.plugins.module_utils.revert import revert as run_downs
 from ansible_collections.habitat.runbook.plugins.module_utils.revert_plan import Revert, plan_revert
+from ansible_collections.habitat.runbook.plugins.module_utils.window import window
 
 
 def revert(
@@ -98,13 +93,11 @@ def _run(
     reverts: list[Revert],
     versions: list[str],
 ) -> dict[str, Any]:
-    not_held = lock_missing(connection, parameters)
-    if not_held:
-        return refused(result, [not_held])
-    with step_of(parameters, "REVERT"):
-        writers, result["other_sessions"] = left_by_writers(connection, parameters)
-        if writers:
-            return refused(result, [writers])
+    by_right = not fence.touches(one.text for one in reverts)
+    with window(connection, reconnect, {**parameters, "fence_by_right": by_right}, "REVERT") as alone:
+        result["other_sessions"] = alone.other_sessions
+        if alone.refusal:
+            return refused(result, [alone.refusal])
         announced = None if parameters["accept_data_loss"] else result["losses"]
         outcome = run_downs(connection, reconnect, reverts, announced, who_runs(parameters))
     gone = [one["version"] for one in outcome.reverted]

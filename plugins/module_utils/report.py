@@ -11,7 +11,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.losses import woul
 from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import WORDS
 from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import markdown as markdown
 from ansible_collections.habitat.runbook.plugins.module_utils.rollback_screens import reverted
-from ansible_collections.habitat.runbook.plugins.module_utils.screens import applied, failure, health_check, labelled
+from ansible_collections.habitat.runbook.plugins.module_utils.screens import applied, failure, health_checks, labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
 from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
     SUCCEEDED,
@@ -22,14 +22,15 @@ from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
 )
 
 FORMAT = 1
+_LOG_LINES = 4
 
 
 def gather(raw: dict[str, Any]) -> dict[str, Any]:
     """Facts for the verdict and the report out of what the steps returned; a step that did not run is an empty dict.
 
     raw: run, database, host, failed_task, failed_message, said (whether a screen told why), and the results preflight,
-    services, backup, stopping, applying, starting, health, healthy, health_before, choosing, restoring, swapping,
-    accounting, planning, reverting.
+    services, backup, stopping, applying, starting, health, healthy, health_before, public_before, public, logs,
+    choosing, restoring, swapping, accounting, planning, reverting.
     """
     checked, health, starting = raw["preflight"], raw["health"], raw["starting"]
     running = raw["services"].get("running", [])
@@ -47,7 +48,9 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
         "started": bool(starting) and not starting.get("failed") and not starting.get("skipped"),
         "healthy": healthy_at is not None,
         "health_message": health.get("msg", "it was not asked"),
-        "probes": health.get("probes", []),
+        "probes": [*health.get("probes", []), *raw["public"].get("probes", [])],
+        "public_message": raw["public"].get("msg") if raw["public"].get("failed") else None,
+        "logs": raw["logs"].get("logs", {}),
         "window_seconds": healthy_at - stopped_at if healthy_at and stopped_at else None,
         **_versions(raw, changing),
         "refusals": changing.get("refusals") or checked.get("refusals") or raw["choosing"].get("refusals") or [],
@@ -123,7 +126,9 @@ def _ran(result: dict[str, Any]) -> bool:
 def _health_before(raw: dict[str, Any]) -> list[dict[str, str]]:
     if "probes" not in raw["health_before"]:
         return []
-    return [health_check(raw["health_before"]["probes"], raw["services"].get("running", []))]
+    public = raw["public_before"].get("probes", [])
+    running = raw["services"].get("running", [])
+    return health_checks({"probes": raw["health_before"]["probes"], "public_probes": public, "running": running})
 
 
 def _notes(raw: dict[str, Any]) -> list[dict[str, str]]:
@@ -138,9 +143,18 @@ def build(facts: dict[str, Any], verdict: Verdict, finished_at: str) -> dict[str
         "checks", "plan", "backup", "running", "applied", "failure", "failed_task", "failed_message",
         "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source", "removed",
         "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back", "reverts", "losses",
-        "reverted", "remarks",
+        "reverted", "remarks", "logs",
     )  # fmt: skip
     return {"format": FORMAT, **verdict.as_data(), "finished_at": finished_at, **{name: facts[name] for name in kept}}
+
+
+def _logs(logs: dict[str, list[str]]) -> list[str]:
+    """The end of what the services wrote; the report has more of it."""
+    lines = []
+    for name, written in logs.items():
+        lines.append(labelled("LOG", f"{name}{'' if written else ' wrote nothing'}"))
+        lines += [f"  | {line}" for line in written[-_LOG_LINES:]]
+    return lines
 
 
 def result_screen(report: dict[str, Any], where: str | None) -> str:
@@ -153,6 +167,7 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
     elif report["outcome"] != SUCCEEDED and not report["said"]:
         lines.append(labelled("FAILED", f"{report['failed_task']}: {report['failed_message']}"))
         lines += [f"  {text}" for one in report["refusals"] for text in (one["found"], one["next"]) if text]
+    lines += _logs(report["logs"])
     window = f"   window {duration(report['window_seconds'])}" if report["window_seconds"] is not None else ""
     written = f"   report: {where}" if where else ""
     lines.append(labelled("RESULT", f"{WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))

@@ -38,16 +38,16 @@ def markdown(report: dict[str, Any]) -> str:
     """The report for a ticket or a mail; report: see ``report.build``."""
     run = report["run"]
     lines = [
-        f"# {WORDS[report['outcome']]}: {run['env']} / {_cell(report['database'])}, schema {report['schema']}",
+        f"# {WORDS[report['outcome']]}: {run['env']} / {cell(report['database'])}, schema {report['schema']}",
         "",
-        _cell(report["state"]),
+        cell(report["state"]),
         *_next(report["next"]),
         "",
         "| | |",
         "|---|---|",
         f"| run | {run['id']} |",
-        f"| by | {_cell(run['operator'])} on {_cell(run['origin'])} |",
-        f"| host | {_cell(report['host'])} |",
+        f"| by | {cell(run['operator'])} on {cell(run['origin'])} |",
+        f"| host | {cell(report['host'])} |",
         f"| finished | {moment(report['finished_at'])} UTC |",
         f"| window | {_window(report)} |",
         *([] if report["source"] else [f"| backup | {_backup(report)} |"]),
@@ -57,8 +57,10 @@ def markdown(report: dict[str, Any]) -> str:
     if report["failure"]:
         lines += ["", "## What failed", "", "```", *failure(report["failure"]), "```"]
     elif report["failed_task"]:
-        lines += ["", "## What failed", "", f"{_cell(report['failed_task'])}: {_cell(report['failed_message'])}"]
-        lines += [f"- {_cell(' '.join(filter(None, one.values())))}" for one in report["refusals"]]
+        lines += ["", "## What failed", "", f"{cell(report['failed_task'])}: {cell(report['failed_message'])}"]
+        lines += [f"- {cell(' '.join(filter(None, one.values())))}" for one in report["refusals"]]
+    for name, written in report["logs"].items():
+        lines += ["", f"## Log of {cell(name)}", "", *(f"    {line}" for line in written or ["(nothing)"])]
     if report["checks"] or not report["rollback"]:
         lines += ["", "## Preflight", "", *_checks(report)]
     return "\n".join([*lines, ""])
@@ -90,22 +92,22 @@ def _gone_back(report: dict[str, Any]) -> list[str]:
         verb = {SWAP_DONE: "went back to", SWAP_UNKNOWN: "may have gone back to"}.get(
             report["swap"], "was to go back to"
         )
-        lines.append(f"| {verb} | {_cell(source['id'])}{taken} |")
+        lines.append(f"| {verb} | {cell(source['id'])}{taken} |")
     if restored:
         what = f"{count(restored['tables'], 'table')}, {rows_text(restored['rows'])}, {size(restored['size'])}"
-        but = f", but for this: {_cell('; '.join(restored['not_compared']))}" if restored["not_compared"] else ""
+        but = f", but for this: {cell('; '.join(restored['not_compared']))}" if restored["not_compared"] else ""
         lines.append(f"| restored | {what} in {duration(restored['seconds'])}, compared and equal{but} |")
     if report["restore_point"]:
         lines.append(f"| restore point | {_restore_point(report)} |")
-    return lines + ([f"| database before | kept as {_cell(kept)} |"] if kept else [])
+    return lines + ([f"| database before | kept as {cell(kept)} |"] if kept else [])
 
 
 def _restore_point(report: dict[str, Any]) -> str:
     one = report["restore_point"]
     if not one["name"]:
-        return f"none could be taken: {_cell(one['reason'])}"
+        return f"none could be taken: {cell(one['reason'])}"
     undone = ", NOT put back" if report["swap"] == SWAP_FAILED else _put_back(report)
-    return f"{_cell(one['name'])}, taken in {duration(one['seconds'])}{undone}"
+    return f"{cell(one['name'])}, taken in {duration(one['seconds'])}{undone}"
 
 
 def _put_back(report: dict[str, Any]) -> str:
@@ -120,7 +122,7 @@ def _losses(report: dict[str, Any]) -> list[str]:
     gone = [one["version"] for one in report["reverted"] or []]
     losses = [one for one in report["losses"] if not gone or one["version"] in gone]
     lines = [
-        f"- {one['version']}: {_cell(one['what'])}: "
+        f"- {one['version']}: {cell(one['what'])}: "
         + (
             "not known how many rows"
             if one["rows"] is None
@@ -137,7 +139,7 @@ def _written(report: dict[str, Any]) -> list[str]:
     source, written, kept = report["source"], report["written"], report["kept_as"]
     if not source:
         return _written_meanwhile(report) if kept else []
-    stay = f"They stay in {_cell(kept)}. " if kept else ""
+    stay = f"They stay in {cell(kept)}. " if kept else ""
     lines = ["", f"## Rows that are not in the {source['kind']}", ""]
     if written is None:
         return [*lines, f"{stay}How many there are is not known."]
@@ -147,14 +149,14 @@ def _written(report: dict[str, Any]) -> list[str]:
     lines += [f"{stay}What migrations wrote is counted, too.", ""]
     lines += [f"| table | rows in the backup | {now} | new or changed | changed or deleted |", "|---|---|---|---|---|"]
     for one in written["tables"]:
-        cells = [_cell(one["table"]), *("-" if one[key] is None else number_text(one[key]) for key in _COUNTED)]
+        cells = [cell(one["table"]), *("-" if one[key] is None else number_text(one[key]) for key in _COUNTED)]
         lines.append("| " + " | ".join(cells) + " |")
     return lines + [text for line in doubts(written) for text in ("", line.strip())]
 
 
 def _written_meanwhile(report: dict[str, Any]) -> list[str]:
     """Rows of services that had been started on what was then put back; when a migration failed, none had been."""
-    written, kept = report["written"], _cell(report["kept_as"])
+    written, kept = report["written"], cell(report["kept_as"])
     if report["failure"]:
         return []
     lines = ["", "## Rows written before it was put back", ""]
@@ -169,7 +171,7 @@ def _written_meanwhile(report: dict[str, Any]) -> list[str]:
         "|---|---|",
     ]
     for one in written["tables"]:
-        lines.append(f"| {_cell(one['table'])} | {UNKNOWN if one['newer'] is None else number_text(one['newer'])} |")
+        lines.append(f"| {cell(one['table'])} | {UNKNOWN if one['newer'] is None else number_text(one['newer'])} |")
     return lines + [text for line in doubts(written) for text in ("", line.strip())]
 
 
@@ -178,8 +180,8 @@ def _migrations(report: dict[str, Any]) -> list[str]:
     if not rows and report["rollback"]:
         return ["", "## Migrations", "", "No migration goes or comes back."] if report["source"] else []
     lines = ["", "## Migrations", "", "| version | name | state | took |", "|---|---|---|---|"]
-    lines += [f"| {one['version']} | {_cell(one['name'] or '-')} | {state} | {took} |" for one, state, took in rows]
-    return lines + [text for line in report["remarks"] for text in ("", f"note: {_cell(line)}")]
+    lines += [f"| {one['version']} | {cell(one['name'] or '-')} | {state} | {took} |" for one, state, took in rows]
+    return lines + [text for line in report["remarks"] for text in ("", f"note: {cell(line)}")]
 
 
 def _up(report: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
@@ -226,12 +228,12 @@ def _not_applied(version: str, found: dict[str, Any] | None, undone: str) -> str
 
 
 def _checks(report: dict[str, Any]) -> list[str]:
-    return [f"- {check['state']}: {_cell(check['text'])}" for check in report["checks"] or []] or [
+    return [f"- {check['state']}: {cell(check['text'])}" for check in report["checks"] or []] or [
         "- nothing was checked"
     ]
 
 
-def _cell(text: Any) -> str:
+def cell(text: Any) -> str:
     """Text from outside inside Markdown: no table, code or markup of its own."""
     plain = " ".join(str(text).split())
     for mark in "\\|`<>*_[]":

@@ -8,10 +8,7 @@ No other database is touched, so a restore can fail at any moment without harm: 
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -19,17 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import (
-    ProgramFailed,
-    Tools,
-    output_of,
-    running,
-    session_conninfo,
-    session_environment,
-)
+from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import Tools, session_environment
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, file_digest, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, literal, missing_roles
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_comparison import compare, explained, major
+from ansible_collections.habitat.runbook.plugins.module_utils.running_program import ProgramFailed
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import query
 
 if TYPE_CHECKING:
@@ -115,8 +106,9 @@ def restore_backup(
     """Restore a dump into the new database ``name``, compare it with the manifest, make it like the one backed up.
 
     ``admin`` is in autocommit mode, in a database that has nothing to do with it, such as ``postgres``, and without
-    statement_timeout: DROP DATABASE waits for a checkpoint. ``jobs`` is pg_restore's number of sessions. Raises
-    BackupError with one sentence; then the database is dropped again if that is possible at all.
+    statement_timeout: DROP DATABASE waits for a checkpoint. ``jobs`` is pg_restore's number of sessions, one at most
+    when ``tools`` allow no more. Raises BackupError with one sentence; then the database is dropped again if that is
+    possible at all.
     """
     started = time.monotonic()
     properties, owner = manifest["database"]["properties"], manifest["database"]["owner"]
@@ -147,7 +139,7 @@ def _refuse(admin: psycopg.Connection, tools: Tools, dump: Path, manifest: dict[
     needed = major(manifest["pg_dump_version"])
     if major(tools.version) < needed:
         raise BackupError(
-            f"{tools.pg_restore} is {tools.version} and cannot read backup {manifest['id']} by pg_dump "
+            f"{tools.pg_restore}{tools.place} is {tools.version} and cannot read backup {manifest['id']} by pg_dump "
             f"{manifest['pg_dump_version']}; install the PostgreSQL {needed} client or set bin_dir"
         )
     missing = missing_roles(admin, manifest["database"]["properties"], manifest["database"]["owner"])
@@ -172,7 +164,7 @@ def _fill(
     name: str,
     jobs: int,
 ) -> tuple[list[str], list[str]]:
-    entries = [line for line in output_of([tools.pg_restore, "--list", str(dump)]).splitlines() if _ENTRY.match(line)]
+    entries = [line for line in tools.listing(dump).splitlines() if _ENTRY.match(line)]
     late = [line for line in entries if _OF_EVENT_TRIGGER.match(line)]
     _run(admin, tools, dump, name, jobs, [line for line in entries if line not in late])
     with ExitStack() as closing:
@@ -190,24 +182,16 @@ def _fill(
 def _run(admin: psycopg.Connection, tools: Tools, dump: Path, name: str, jobs: int, entries: list[bytes]) -> None:
     """Restore these entries of the dump, in their order."""
     session = admin.info.parameter_status("application_name") or ""
-    with os.fdopen(os.memfd_create("entries"), "wb") as listing:
-        listing.write(b"".join(entry + b"\n" for entry in entries))
-        listing.flush()
-        tolerant = major(tools.version) >= 17 > admin.info.server_version // 10000
-        where = ["-d", session_conninfo(admin, session, name), "--no-password", f"--jobs={jobs:d}"]
-        if not tolerant:
-            where.append("--exit-on-error")
-        what = ["-L", f"/proc/self/fd/{listing.fileno()}", str(dump)]
-        environment = session_environment(admin, **_NO_TIMEOUTS)
-        # Asked kindly, pg_restore also ends its workers, which are its own children and not tied to us.
-        with running(
-            [tools.pg_restore, *where, *what], environment, subprocess.DEVNULL, (listing.fileno(),), signal.SIGTERM
-        ) as program:
-            try:
-                program.wait()
-            except ProgramFailed:
-                if not (tolerant and _only_unknown_setting(program.messages())):
-                    raise
+    tolerant = major(tools.version) >= 17 > admin.info.server_version // 10000
+    where = ["-d", tools.conninfo(admin, session, name), "--no-password", f"--jobs={tools.jobs(jobs):d}"]
+    if not tolerant:
+        where.append("--exit-on-error")
+    with tools.restoring(dump, entries, where, session_environment(admin, **_NO_TIMEOUTS)) as program:
+        try:
+            program.wait()
+        except ProgramFailed:
+            if not (tolerant and _only_unknown_setting(program.messages())):
+                raise
 
 
 def _only_unknown_setting(messages: list[str]) -> bool:

@@ -13,16 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import (
-    ProgramFailed,
-    Tools,
-    Watch,
-    running,
-    session_conninfo,
-    session_environment,
-)
+from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import Tools, session_environment
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_schema import schema_digest
+from ansible_collections.habitat.runbook.plugins.module_utils.running_program import ProgramFailed, Watch
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     OutOfTurn,
     count_materialized_views,
@@ -107,10 +101,10 @@ def major(version: str) -> int:
 def _schema_digest(connection: psycopg.Connection, tools: Tools, snapshot: str) -> str:
     session = connection.info.parameter_status("application_name") or ""
     patience = f"--lock-wait-timeout={_LOCK_WAIT_MS + _PROGRAM_LONGER_MS}"
-    where = ["-d", session_conninfo(connection, session), f"--snapshot={snapshot}", patience, "--no-password"]
+    where = ["-d", tools.conninfo(connection, session), f"--snapshot={snapshot}", patience, "--no-password"]
     with (
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
-        running([tools.pg_dump, "--schema-only", *where], session_environment(connection), schema) as program,
+        tools.dumping(["--schema-only", *where], session_environment(connection), schema) as program,
     ):
         watch = Watch(connection, (program,), session, _LOCK_WAIT_MS)
         while not watch.all_ended():

@@ -9,7 +9,6 @@ back is a swap of two names.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import end_sessions, predict_point, take_point
+from ansible_collections.habitat.runbook.plugins.module_utils.holder import let_in
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, read_properties
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, size
@@ -50,12 +50,12 @@ class PointPlan:
 
 
 def plan_point(
-    server: dict[str, Any], in_the_way: list[Check], on_partial: str, budget: float, data_dir: str | None
+    server: dict[str, Any], in_the_way: list[Check], on_partial: str, budget: float, free: int | str
 ) -> PointPlan:
     """Decide beforehand.
 
     server: facts as checks.read_server returns them; in_the_way: what swap_checks.check_swap says;
-    budget: seconds; data_dir: the server's data folder on this host, None when it cannot be seen from here.
+    budget: seconds; free: bytes on the server's disk, or why they are not known.
     """
     bytes_needed = server["size"]
     _, seconds = predict_point(bytes_needed)
@@ -67,25 +67,18 @@ def plan_point(
     elif any(check.state == "fail" for check in in_the_way):
         first = next(check for check in in_the_way if check.state == "fail")
         reason = f"{first.text} ({first.next})"
-    elif not data_dir:
-        reason = "the room on the server's disk cannot be seen from here (habitat_data_dir is not set)"
-    else:
-        reason = _no_room(data_dir, bytes_needed)
+    elif isinstance(free, str):
+        reason = free
+    elif free < bytes_needed + _SPARE_BYTES:
+        reason = f"{size(free)} are free for a copy of {size(bytes_needed)}"
     use = "none" if reason else "required" if on_partial == RESTORE else "wanted"
     return PointPlan(not reason, seconds, bytes_needed, reason, use)
 
 
-def _no_room(data_dir: str, bytes_needed: int) -> str:
-    try:
-        free = shutil.disk_usage(data_dir).free
-    except OSError as error:
-        return f"habitat_data_dir {data_dir} cannot be looked at: {error.strerror}"
-    return "" if free >= bytes_needed + _SPARE_BYTES else f"{size(free)} are free for a copy of {size(bytes_needed)}"
-
-
-def take(connect_to: ConnectTo, database: str, run_id: str) -> dict[str, Any]:
+def take(connect_to: ConnectTo, database: str, run_id: str, fence: dict[str, Any] | None = None) -> dict[str, Any]:
     """Take the restore point: ``{"name", "seconds", "reason"}``, the name None and a reason when it was not possible.
 
+    fence: the record of the fence around the database, which the copy does not get.
     Nobody of ours is in the database. Idle sessions of others are ended, they lose nothing; a session that is at work
     is left alone, and there is no restore point then.
     """
@@ -97,6 +90,8 @@ def take(connect_to: ConnectTo, database: str, run_id: str) -> dict[str, Any]:
             try:
                 row = admin.execute(_OWNER, [database]).fetchone()
                 apply_properties(admin, name, read_properties(admin, database), row[0] if row else "")
+                if fence:
+                    let_in(admin, fence, name)
             except BaseException:
                 # Without its settings and grants it is not the database, and must not be taken for it.
                 admin.execute(f"DROP DATABASE {quoted(name)}".encode())

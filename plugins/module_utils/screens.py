@@ -80,7 +80,7 @@ def refused(data: dict[str, Any]) -> str | None:
         return f"another run holds {data['env']}/{data['database']}"
     if "checks" not in data:
         return None
-    checks = data["checks"] + [health_check(data["probes"], data["running"])]
+    checks = data["checks"] + health_checks(data)
     failed = [check for check in checks if check["state"] == "fail"]
     return failed[0]["text"] if failed else None
 
@@ -95,7 +95,7 @@ def header(data: dict[str, Any]) -> str:
 
 def preflight(data: dict[str, Any]) -> str:
     """The run, its checks with their count, and the plan; data: as for header and plan, and checks."""
-    checks = data["checks"] + [health_check(data["probes"], data["running"])]
+    checks = data["checks"] + health_checks(data)
     counts = {state: sum(check["state"] == state for check in checks) for state in ("ok", "warn", "fail")}
     summary = f"{counts['ok']} ok" + "".join(
         f", {counts[state]} {word}{'' if counts[state] == 1 else 's'}"
@@ -114,10 +114,23 @@ def preflight(data: dict[str, Any]) -> str:
     return "\n".join([*lines, plan(data)])
 
 
-def health_check(probes: list[dict[str, Any]], running: list[str]) -> dict[str, str]:
-    """The preflight's line about the application before the run."""
-    if not running:
-        return {"state": "warn", "text": "no service is running", "next": "none will be started after the run"}
+def health_checks(data: dict[str, Any]) -> list[dict[str, str]]:
+    """The preflight's lines about the application before the run; data: probes, public_probes, running."""
+    if not data["running"]:
+        return [{"state": "warn", "text": "no service is running", "next": "none will be started after the run"}]
+    return [_health_check(data["probes"]), *_public_check(data["public_probes"])]
+
+
+def _public_check(probes: list[dict[str, Any]]) -> list[dict[str, str]]:
+    sick = [probe for probe in probes if not probe["good"]]
+    if sick:
+        text = f"from the controller the application is not healthy: {sick[0]['url']}: {sick[0]['reason']}"
+        return [{"state": "warn", "text": text, "next": "it is not asked from there after the run"}]
+    text = f"the application is healthy from the controller, too ({count(len(probes), 'address')})"
+    return [{"state": "ok", "text": text, "next": ""}] if probes else []
+
+
+def _health_check(probes: list[dict[str, Any]]) -> dict[str, str]:
     sick = [probe for probe in probes if not probe["good"]]
     if sick:
         text = f"the application is not healthy before the run: {sick[0]['url']}: {sick[0]['reason']}"

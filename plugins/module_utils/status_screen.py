@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import screens
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
     columns,
@@ -28,15 +29,16 @@ LONG_SECONDS = 60
 def build(facts: dict[str, Any]) -> dict[str, Any]:
     """Put together what the status shows.
 
-    facts: env, database, migrations (result of schema_migrations_info), around (result of
-    session_info), services (running, stopped), probes,
+    facts: env, host, database, migrations (result of schema_migrations_info), around (result of
+    session_info), services (running, stopped, start_with), probes,
     successes (good answers wanted), backups, last_run (report.json of the newest run, or None).
     """
     migrations = facts["migrations"]
     data = {
-        **{name: facts[name] for name in ("env", "database", "services", "probes", "backups", "last_run")},
+        **{name: facts[name] for name in ("env", "host", "database", "services", "probes", "backups")},
+        "last_run": facts["last_run"],
         **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
-        **{name: facts["around"][name] for name in ("holder", "copies", "history")},
+        **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out")},
         "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
         "long_transactions": [one for one in facts["around"]["sessions"] if (one["seconds"] or 0) > LONG_SECONDS],
     }
@@ -46,8 +48,8 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
 def status(data: dict[str, Any]) -> str:
     """The status table; data is what ``-e output=json`` prints.
 
-    Keys: env, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped), probes,
-    healthy, last_run (or None), backups, copies, history, long_transactions, next.
+    Keys: env, host, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped,
+    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, long_transactions, next.
     """
     lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
     lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
@@ -60,6 +62,8 @@ def status(data: dict[str, Any]) -> str:
     lines += [f"  warn  {warning}" for warning in data["warnings_in_files"]]
     lines.append(labelled("SERVICES", _services(data["services"])))
     lines.append(labelled("LOCK", _lock(data["holder"])))
+    if data["kept_out"]:
+        lines.append(labelled("ACCESS", f"{', '.join(data['kept_out'])} may not connect{_by_whom(data['holder'])}"))
     for one in data["long_transactions"]:
         lines.append(labelled("LONG", f"transaction open for {duration(one['seconds'])}: {session(one)}"))
     lines.append(labelled("BACKUPS", _backups(data["backups"])))
@@ -92,6 +96,10 @@ def _health(data: dict[str, Any]) -> str:
 def _services(services: dict[str, list[str]]) -> str:
     parts = [f"{', '.join(services[state])} {state}" for state in ("running", "stopped") if services[state]]
     return "; ".join(parts) or "none is known"
+
+
+def _by_whom(holder: dict[str, Any] | None) -> str:
+    return " while the run changes the database" if holder else ": a run was cut off, or somebody took the right away"
 
 
 def _lock(holder: dict[str, Any] | None) -> str:
@@ -151,15 +159,19 @@ def next_step(data: dict[str, Any]) -> str:
         return "a run is going on: wait for its end"
     if data["refusals"]:
         return data["refusals"][0]["next"] or "correct what PROBLEM says"
+    if data["kept_out"]:
+        roles = ", ".join(quoted(role) for role in data["kept_out"])
+        return f"as the owner: GRANT CONNECT ON DATABASE {quoted(data['database'])} TO {roles}"
     if _still_to_do(data):
         last = data["last_run"]
         return f"{last['next']} (said by run {last['run']['id']})"
     if not data["services"]["running"]:
-        return "the services are down: start them, then look again"
+        return f"the services are down; on {data['host']}: {data['services']['start_with']}"
     if not data["healthy"]:
         return "the API is not healthy: look at its log"
     if data["services"]["stopped"]:
-        return f"start {', '.join(data['services']['stopped'])}, unless it is stopped on purpose"
+        stopped = ", ".join(data["services"]["stopped"])
+        return f"start {stopped}, unless it is stopped on purpose; on {data['host']}: {data['services']['start_with']}"
     if any(one["state"] in ("pending", "partial") for one in data["versions"]):
         return f"ansible-playbook migrate.yml -e env={env}"
     return "nothing to do"

@@ -62,6 +62,10 @@ def judge(facts: dict[str, Any]) -> Verdict:
         return Verdict(NEEDS_OPERATOR, schema, state, _way_back(facts))
     if _unknown(facts):
         return Verdict(NEEDS_OPERATOR, schema, state, _status(facts))
+    if facts["public_message"]:
+        return Verdict(
+            NEEDS_OPERATOR, schema, state, "look at what is between: name, proxy, certificate; the database is in order"
+        )
     if facts["put_back"]:
         outcome = ROLLED_BACK if facts["put_back"]["done"] else NEEDS_OPERATOR
         return Verdict(outcome, schema, state, _correct(facts) if facts["put_back"]["done"] else _way_back(facts))
@@ -189,6 +193,8 @@ def _services(facts: dict[str, Any]) -> str:
         return f"The services are DOWN: {names}."
     if not facts["healthy"]:
         return f"The services are started but NOT healthy: {facts['health_message']}."
+    if facts["public_message"]:
+        return f"The services are healthy on their host ({names}), but NOT from here: {facts['public_message']}."
     return f"The services are up and healthy: {names}."
 
 

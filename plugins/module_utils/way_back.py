@@ -55,8 +55,9 @@ def list_choices(connection: psycopg.Connection, connect_to: ConnectTo, given: d
 def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[str, Any]) -> dict[str, Any]:
     """What going back to ``given["backup"]`` means; see RETURN of rollback_info for the keys.
 
-    given: login_db, env, backup_dir, bin_dir, data_dir, run_id, backup (an id, a copy's name, or "latest"). What stands
-    in the way is returned as ``refusals``.
+    given: login_db, env, backup_dir, bin_dir, programs_in (id of the database's container or None), room (bytes free
+    for its data, or why that is not known), run_id, backup (an id, a copy's name, or "latest"). What stands in the way
+    is returned as ``refusals``.
     """
     server, sessions = checks.read_server(connection), checks.read_sessions(connection)
     known = ledger.read_ledger(connection)
@@ -144,14 +145,15 @@ def _chosen_backup(connection: psycopg.Connection, given: dict[str, Any]) -> dic
 def _check_backup(
     connection: psycopg.Connection, given: dict[str, Any], told: dict[str, Any], server: dict[str, Any]
 ) -> list[checks.Check]:
-    found = [checks.check_tools(given["bin_dir"], server["number"] // 10000)]
+    found = [checks.check_tools(given["bin_dir"], server["number"] // 10000, given["programs_in"])]
     missing = missing_roles(connection, told["database"]["properties"], told["database"]["owner"])
     if missing:
         text = f"the backup needs roles that are not there: {', '.join(missing)}"
         found.append(checks.Check("fail", text, "; ".join(f"CREATE ROLE {manifest.quoted(role)}" for role in missing)))
-    if given["data_dir"]:
+    if isinstance(given["room"], int):
         # What a database needs is known best of the one that is there; a dump says little about it.
-        found.append(checks.check_space(given["data_dir"], server["size"], "space for the restored database"))
+        where = "the server's data folder"
+        found.append(checks.check_room(given["room"], server["size"], "space for the restored database", where))
     return found
 
 

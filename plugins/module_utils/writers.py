@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -15,10 +16,11 @@ _POLL_SECONDS = 0.02
 
 
 def wait_until_gone(
-    connection: psycopg.Connection, roles: list[str], seconds: float
+    connection: psycopg.Connection, roles: list[str], seconds: float, *, end_idle: bool = False
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Wait until no session of the writers' roles is left, for at most ``seconds``.
 
+    ``end_idle`` ends those that are idle, which lose nothing by it; one that is at work is let finish.
     Returns the writers' sessions that are still there (none when all went well) and the sessions of others.
     """
     deadline = time.monotonic() + seconds
@@ -27,4 +29,11 @@ def wait_until_gone(
         writers = [one for one in sessions if one["role"] in roles]
         if not writers or time.monotonic() > deadline:
             return writers, [one for one in sessions if one["role"] not in roles]
+        if end_idle:
+            _end(connection, [one["pid"] for one in writers if one["state"] == "idle"])
         time.sleep(_POLL_SECONDS)
+
+
+def _end(connection: psycopg.Connection, pids: list[int]) -> None:
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        connection.execute("SELECT pg_catalog.pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", [pids])

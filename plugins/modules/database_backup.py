@@ -43,7 +43,9 @@ options:
     type: path
     required: true
   bin_dir:
-    description: Folder of C(pg_dump) and C(pg_restore), by default they are looked up on E(PATH).
+    description:
+      - Folder of C(pg_dump) and C(pg_restore), by default they are looked up on E(PATH).
+      - When they are not there or are older than the server, those inside the database's O(container) are used.
     type: path
   operator:
     description: Person behind the run, written into the manifest.
@@ -64,9 +66,10 @@ attributes:
     platforms: linux
 requirements:
   - psycopg >= 3.1
-  - pg_dump and pg_restore, not older than the server
+  - pg_dump and pg_restore, not older than the server, on the host or in the database's container
 extends_documentation_fragment:
   - community.postgresql.postgres
+  - habitat.runbook.run
   - ansible.builtin.action_common_attributes
 seealso:
   - module: habitat.runbook.database_backup_info
@@ -156,6 +159,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
+    container_of,
     database_argument_spec,
     open_connection,
     require_psycopg,
@@ -196,11 +200,12 @@ def backup(module: AnsibleModule) -> dict[str, Any]:
     timeouts = {"lock_timeout": f"{dump.LOCK_WAIT_MS}ms", "statement_timeout": "0"}
     with open_connection(module, connection_parameters(module, given["run_id"], **timeouts)) as connection:
         where = (connection, folder, given["env"], given["run_id"])
+        programs = {"bin_dir": given["bin_dir"], "container": container_of(module)}
         if module.check_mode:
-            plan = dump.plan_backup(*where, bin_dir=given["bin_dir"])
+            plan = dump.plan_backup(*where, **programs)
             return {"database_bytes": plan.pop("database_bytes"), "backup": plan}
         with run_step(connection, given):
-            taken = dump.take_backup(*where, taken_by=given["operator"], bin_dir=given["bin_dir"])
+            taken = dump.take_backup(*where, taken_by=given["operator"], **programs)
     for warning in taken.warnings:
         module.warn(warning)
     manifest = taken.manifest

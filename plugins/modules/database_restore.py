@@ -23,10 +23,14 @@ options:
     type: path
     required: true
   bin_dir:
-    description: Folder of C(pg_dump) and C(pg_restore) on the host; the PATH when left out.
+    description:
+      - Folder of C(pg_dump) and C(pg_restore) on the host; the PATH when left out.
+      - When they are not there or are older than the server, those inside the database's O(container) are used.
     type: path
   jobs:
-    description: Number of parallel jobs of C(pg_restore); as many as the host has processors, at most 4, when V(0).
+    description:
+      - Number of parallel jobs of C(pg_restore); as many as the host has processors, at most 4, when V(0).
+      - Inside the container there is one only, since the dump is streamed there and cannot be read in several places.
     type: int
     default: 0
   run_dir:
@@ -67,6 +71,10 @@ name:
   returned: success
   type: str
   sample: habitat_restore_20261122t100211z-k3f
+jobs:
+  description: Number of jobs that C(pg_restore) had.
+  returned: success and not in check mode
+  type: int
 seconds:
   description: How long restoring and comparing took.
   returned: success and not in check mode
@@ -106,6 +114,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.copies import REST
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connect_to,
     connection_parameters,
+    container_of,
     database_argument_spec,
     open_connection,
     require_psycopg,
@@ -122,7 +131,7 @@ def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
     given = module.params
     connect = connection_parameters(module, given["run_id"], lock_timeout="0", statement_timeout="0")
     with open_connection(module, dict(connect, dbname=run_lock.LOCK_DATABASE)) as admin:
-        tools = client_programs.find_tools(given["bin_dir"], admin.info.server_version)
+        tools = client_programs.find_tools(given["bin_dir"], admin.info.server_version, container_of(module))
         dump = Path(find_backup(given["backup_dir"], given["backup"]).dump)
         told = read(dump.with_suffix(".json"))
         if module.check_mode:
@@ -130,7 +139,9 @@ def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
         run_lock.require(admin, given["login_db"], given["run_dir"], given["run_id"])
         with run_lock.step_of(given["run_dir"], "RESTORE"):
             removed = copies.drop_copies(admin, given["login_db"], [RESTORE])
-            jobs = given["jobs"] or min(_MOST_JOBS, os.cpu_count() or 1)
+            jobs = tools.jobs(given["jobs"] or min(_MOST_JOBS, os.cpu_count() or 1))
+            if jobs < given["jobs"]:
+                module.warn(f"pg_restore{tools.place} reads a stream: it has {jobs} job, not {given['jobs']}")
             done = restore_backup(admin, functools.partial(connect_to, connect), tools, dump, told, name, jobs)
             row = admin.execute("SELECT pg_catalog.pg_database_size(%s)", [name]).fetchone()
             if done.differences:
@@ -138,7 +149,7 @@ def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
                     copies.drop_copies(admin, given["login_db"], [RESTORE])
                 raise BackupError(f"the restored backup is not what was backed up: {'; '.join(done.differences)}")
     told_of = {"seconds": done.seconds, "tables": done.tables, "rows": done.rows, "not_compared": done.warnings}
-    return {**told_of, "removed": removed, "size": row[0] if row else None}
+    return {**told_of, "jobs": jobs, "removed": removed, "size": row[0] if row else None}
 
 
 def main() -> None:

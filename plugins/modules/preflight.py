@@ -92,6 +92,10 @@ checks:
   type: list
   elements: dict
   sample: [{state: ok, text: PostgreSQL 17.10, next: ""}]
+fence_by_right:
+  description: What M(habitat.runbook.schema_migrations) takes; false when a migration changes who may connect.
+  returned: always
+  type: bool
 staged_plan:
   description: Where the parsed plan lies on the host until the run is over; null in check mode.
   returned: always
@@ -139,34 +143,41 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
+    container_of,
+    data_room,
     database_argument_spec,
     open_connection,
     require_psycopg,
 )
 
 
-def run_checks(parameters: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]]:
+def run_checks(
+    module: AnsibleModule, state: dict[str, Any], fencing: list[Any], room: int | str
+) -> list[dict[str, str]]:
     from ansible_collections.habitat.runbook.plugins.module_utils import checks
 
-    server = state["server"]
+    parameters, server = module.params, state["server"]
     found = checks.check_server(server)
-    found.append(checks.check_tools(parameters["bin_dir"], server["number"] // 10000))
+    found.append(checks.check_tools(parameters["bin_dir"], server["number"] // 10000, container_of(module)))
     found.append(checks.check_space(parameters["backup_dir"], server["size"], "space for the backup"))
-    if parameters["data_dir"]:
-        found.append(checks.check_space(parameters["data_dir"], server["largest"], "space for the data"))
+    if isinstance(room, int):
+        found.append(checks.check_room(room, server["largest"], "space for the data", "the server's data folder"))
     limit = parameters["max_transaction"]
     found += checks.check_sessions(state["sessions"], server["prepared"], parameters["writer_roles"], limit)
+    found += fencing
     if parameters["on_partial"] == "restore" and not state["restore_point"]["planned"]:
         text = f"no restore point can be taken: {state['restore_point']['reason']}"
         found.append(checks.Check("fail", text, "put that right, or set habitat_on_partial to auto"))
     return [check.as_data() for check in found]
 
 
-def plan_restore_point(parameters: dict[str, Any], server: dict[str, Any], in_the_way: list[Any]) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
+def changes_access(plan: str, versions: set[str]) -> bool:
+    """Whether one of these migrations changes who may connect to a database."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import fence
+    from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 
-    on_partial, budget = parameters["on_partial"], parameters["restore_point_budget"]
-    return plan_point(server, in_the_way, on_partial, budget, parameters["data_dir"]).as_data()
+    streams = (stream for head, stream in read_bundle(plan) if head["version"] in versions)
+    return any(fence.touches(statement.text for _, statement in stream()) for stream in streams)
 
 
 def keep_plan(plan: str, run_dir: str) -> str:
@@ -194,6 +205,7 @@ def main() -> None:
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
+    from ansible_collections.habitat.runbook.plugins.module_utils import fence, restore_point
     from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
     from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
@@ -203,10 +215,14 @@ def main() -> None:
         state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
         state.update(read_surroundings(connection))
         in_the_way = check_swap(connection, state["server"], state["sessions"])
-    state["restore_point"] = plan_restore_point(parameters, state["server"], in_the_way)
-    checks = run_checks(parameters, state)
+        by_right = not changes_access(parameters["plan"], {one["version"] for one in state["pending"]})
+        fencing = fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
+    room, budget = data_room(module), parameters["restore_point_budget"]
+    point = restore_point.plan_point(state["server"], in_the_way, parameters["on_partial"], budget, room)
+    state["restore_point"] = point.as_data()
+    checks = run_checks(module, state, fencing, room)
     kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
-    module.exit_json(changed=False, checks=checks, staged_plan=kept, **state)
+    module.exit_json(changed=False, checks=checks, staged_plan=kept, fence_by_right=by_right, **state)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connect_to,
     connection_parameters,
+    container_of,
+    data_room,
     database_argument_spec,
     open_connection,
     require_psycopg,
@@ -152,7 +154,8 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         return {"written": way_back.count_kept(to, given)}
     with open_connection(module, connect) as connection:
         if given["backup"]:
-            return way_back.choose(connection, to, given)
+            place = {"programs_in": container_of(module), "room": data_room(module)}
+            return way_back.choose(connection, to, {**given, **place})
         return way_back.list_choices(connection, to, given)
 
 

@@ -13,6 +13,8 @@ description:
     the run is over, and ends it again.
   - A run that finds the lock taken fails at once and says who holds it, since when, from where and in which phase.
   - The lock is gone with the run. Nothing has to be cleaned up by hand after a crash.
+  - When a dead run on this host has left the application kept out of the database, the one that takes the lock lets it
+    in again.
   - Taking and releasing leaves no trace, so neither counts as a change. In check mode the lock is only looked at.
 options:
   state:
@@ -80,6 +82,7 @@ holder:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
@@ -110,10 +113,23 @@ def take(module: AnsibleModule) -> None:
             holder = run_lock.acquire(Path(parameters["run_dir"]), connect, parameters["login_db"], label, watch)
         except (run_lock.LockError, OSError) as error:
             module.fail_json(msg=f"the run lock cannot be taken: {error}", held=False, holder=None)
+        if holder is None:
+            open_fences(module, connect)
     if holder is not None:
         text = f"another run holds {parameters['env']}/{parameters['login_db']}: {holder.get('run_id')}"
         module.fail_json(msg=text, held=False, holder=holder)
     module.exit_json(changed=False, held=not module.check_mode, holder=None)
+
+
+def open_fences(module: AnsibleModule, connect: dict[str, Any]) -> None:
+    """Let the application in where a dead run has left it kept out."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import fence
+
+    folders = fence.left_over(Path(module.params["run_dir"]))
+    if folders:
+        with open_connection(module, connect) as connection:
+            for run_id in fence.open_left_over(connection, folders, module.params["login_db"]):
+                module.warn(f"run {run_id} was cut off and had kept the application out; it may connect again")
 
 
 def give_back(module: AnsibleModule) -> None:

@@ -82,6 +82,13 @@ options:
     description: Seconds to wait for the sessions of O(writer_roles) to end.
     type: float
     default: 10
+  fence_by_right:
+    description:
+      - Whether O(writer_roles) are kept out by taking the right to connect away until the step is done. Else their
+        sessions are ended as they come, which is weaker, but lets a migration change who may connect.
+      - With O(state=reverted) the module finds out for itself.
+    type: bool
+    default: true
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -235,6 +242,7 @@ def main() -> None:
         statement_timeout={"type": "str", "default": "10min"},
         writer_roles={"type": "list", "elements": "str", "default": []},
         drain={"type": "float", "default": 10},
+        fence_by_right={"type": "bool", "default": True},
     )
     module = AnsibleModule(
         argument_spec=spec,

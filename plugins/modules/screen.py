@@ -21,6 +21,7 @@ options:
       - applied
       - backup
       - baseline
+      - bootstrap
       - choices
       - healthy
       - held

@@ -9,24 +9,49 @@ module: services
 short_description: Read, stop and start the services that write to the database
 version_added: 0.1.0
 description:
-  - Works on all processes in one call, through Supervisor's own interface, since every call counts while the
-    application is down.
-  - Stopping and starting is limited to the processes named; what is already as wanted is left alone.
+  - Works on all services in one call, since every call counts while the application is down, and looks afterwards
+    whether they are as ordered.
+  - Stopping and starting is limited to the services named; what is already as wanted is left alone.
+  - No container and no unit is made, changed or removed; with Compose, existing containers are stopped and started.
 options:
+  manager:
+    description: What starts and watches the services on the host.
+    type: str
+    choices: [supervisor, compose, systemd]
+    required: true
   state:
     description: V(read) changes nothing and tells which run.
     type: str
     choices: [read, stopped, started]
     default: read
   names:
-    description: Processes (V(group:process)) or whole groups (V(group:)).
+    description:
+      - With O(manager=supervisor) processes (V(group:process)) or whole groups (V(group:)).
+      - With O(manager=compose) services, which stands for all containers of a service, or containers.
+      - With O(manager=systemd) units; name the sockets and timers that start a unit as well.
     type: list
     elements: str
     required: true
   server_url:
     description: Address of Supervisor's interface, such as V(unix:///run/supervisor.sock).
     type: str
-    required: true
+  folder:
+    description: Folder in which C(docker compose up) was called.
+    type: path
+  file:
+    description: Name of the Compose file, relative to O(folder); several have commas between them.
+    type: str
+  scope:
+    description: V(system) for units of the system, V(user) for those of the user who is logged in.
+    type: str
+    choices: [system, user]
+    default: system
+  log_lines:
+    description:
+      - How many lines from the end of each service's log are returned.
+      - Supervisor keeps two logs of a process, stdout and stderr, and this many lines of each are returned.
+    type: int
+    default: 0
 author:
   - The Habitat team (@habitat)
 attributes:
@@ -39,96 +64,127 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: See which services run
+- name: See which services run under Supervisor
   habitat.runbook.services:
-    names: ["habitat:"]
+    manager: supervisor
     server_url: unix:///run/supervisor.sock
+    names: ["habitat:"]
+  register: found
+
+- name: See which containers run
+  habitat.runbook.services:
+    manager: compose
+    folder: /srv/habitat
+    file: docker-compose.prod.yml
+    names: [api, worker]
   register: found
 
 - name: Stop exactly those
   habitat.runbook.services:
     state: stopped
+    manager: compose
+    folder: /srv/habitat
+    file: docker-compose.prod.yml
     names: "{{ found.running }}"
-    server_url: unix:///run/supervisor.sock
+
+- name: Start units and show what they write
+  habitat.runbook.services:
+    state: started
+    manager: systemd
+    names: [habitat-api.service, habitat-worker.service]
+    log_lines: 20
 """
 
 RETURN = r"""
 running:
-  description: Processes that ran before the module did anything.
+  description: Processes, containers or units that ran before the module did anything.
   returned: success
   type: list
   elements: str
+  sample: [habitat-api-1, habitat-worker-1]
 stopped:
-  description: Processes that did not run before the module did anything.
+  description: Processes, containers or units that did not run before the module did anything.
   returned: success
   type: list
   elements: str
+start_with:
+  description: What is typed on the host to start all of them by hand.
+  returned: success
+  type: str
+  sample: docker start habitat-api-1 habitat-worker-1
+logs:
+  description:
+    - The last lines of each service's log after everything else, by its name in RV(running) or RV(stopped).
+    - Control characters are written out, and lines are cut at 300 characters.
+    - A log that cannot be read is one line in brackets that says why.
+  returned: success
+  type: dict
+  sample: {habitat-api-1: [listening on port 8000]}
 """
 
-import socket
-from http.client import HTTPConnection, HTTPException
 from typing import Any
-from xmlrpc.client import ServerProxy, Transport
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.services import (
+    Manager,
     ServiceError,
+    read_logs,
     read_services,
     start_services,
     stop_services,
 )
 
-UNIX = "unix://"
+
+def manager_of(options: dict[str, Any]) -> Manager:
+    """The manager that the options name; only its own code is loaded, since that takes time in the window."""
+    if options["manager"] == "compose":
+        from ansible_collections.habitat.runbook.plugins.module_utils.services_compose import ComposeServices
+
+        return ComposeServices(options["folder"], options["file"])
+    if options["manager"] == "systemd":
+        from ansible_collections.habitat.runbook.plugins.module_utils.services_systemd import SystemdServices
+
+        return SystemdServices(options["scope"])
+    from ansible_collections.habitat.runbook.plugins.module_utils.services_supervisor import SupervisorServices
+
+    return SupervisorServices(options["server_url"])
 
 
-class UnixTransport(Transport):
-    """XML-RPC over a Unix socket. Supervisor's own transport would load all of Supervisor, 0.12 s in the window."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def make_connection(self, host: Any) -> HTTPConnection:
-        connection = HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.connect(self.path)
-        return connection
-
-
-def interface(url: str) -> Any:
-    """Supervisor's interface at a Unix socket or an http address."""
-    if url.startswith(UNIX):
-        return ServerProxy("http://localhost/RPC2", transport=UnixTransport(url[len(UNIX) :]))
-    return ServerProxy(f"{url.rstrip('/')}/RPC2")
-
-
-def work(orders: Any, state: str, names: list[str], check: bool) -> dict[str, Any]:
-    found = read_services(orders, names)
+def work(options: dict[str, Any], check: bool) -> dict[str, Any]:
+    manager, names, state = manager_of(options), options["names"], options["state"]
+    changed = False
     if state == "stopped":
-        changed = bool(found["running"] if check else stop_services(orders, found["running"]))
+        found = stop_services(manager, names, check)
+        changed = bool(found["running"])
     elif state == "started":
-        changed = bool(found["stopped"] if check else start_services(orders, found["stopped"]))
+        found = start_services(manager, names, check)
+        changed = bool(found["stopped"])
     else:
-        changed = False
-    return dict(found, changed=changed)
+        found = read_services(manager, names)
+    start_with = manager.command_to_start(found["running"] + found["stopped"])
+    logs = read_logs(manager, found, options["log_lines"])
+    return dict(found, changed=changed, start_with=start_with, logs=logs)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "manager": {"type": "str", "choices": ["supervisor", "compose", "systemd"], "required": True},
             "state": {"type": "str", "choices": ["read", "stopped", "started"], "default": "read"},
             "names": {"type": "list", "elements": "str", "required": True},
-            "server_url": {"type": "str", "required": True},
+            "server_url": {"type": "str"},
+            "folder": {"type": "path"},
+            "file": {"type": "str"},
+            "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
+            "log_lines": {"type": "int", "default": 0},
         },
+        required_if=[("manager", "supervisor", ["server_url"]), ("manager", "compose", ["folder", "file"])],
         supports_check_mode=True,
     )
-    url = module.params["server_url"]
     try:
-        result = work(interface(url).supervisor, module.params["state"], module.params["names"], module.check_mode)
+        result = work(module.params, module.check_mode)
     except ServiceError as error:
         module.fail_json(msg=str(error))
-    except (OSError, HTTPException) as error:
-        module.fail_json(msg=f"Supervisor does not answer at {url}: {error}; start it, then run the same command again")
     module.exit_json(**result)
 
 

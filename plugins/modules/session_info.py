@@ -25,6 +25,14 @@ options:
   data_dir:
     description: Data folder of the server when it is on this host.
     type: path
+  writer_roles:
+    description: Database roles of the application's services, for RV(kept_out).
+    type: list
+    elements: str
+    default: []
+  reports_dir:
+    description: Folder of the reports that are kept on this host.
+    type: path
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -58,6 +66,16 @@ restore_point:
   description: Whether a run would take one, as in M(habitat.runbook.preflight).
   returned: with O(on_partial)
   type: dict
+last_run:
+  description: >-
+    The newest report kept on this host: run, host, outcome, schema, finished_at, state and next; null without one.
+  returned: with O(reports_dir)
+  type: dict
+kept_out:
+  description: Those of O(writer_roles) that may not connect to the database now.
+  returned: success
+  type: list
+  elements: str
 server:
   description: Facts about server and database, such as version, size (bytes) and role.
   returned: success
@@ -82,11 +100,12 @@ sessions:
 """
 
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
+    data_room,
     database_argument_spec,
     open_connection,
     require_psycopg,
@@ -103,29 +122,29 @@ def main() -> None:
         on_partial={"type": "str", "choices": ["auto", "restore", "start"]},
         restore_point_budget={"type": "float", "default": 5},
         data_dir={"type": "path"},
+        writer_roles={"type": "list", "elements": "str", "default": []},
+        reports_dir={"type": "path"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import copies, history
+    from ansible_collections.habitat.runbook.plugins.module_utils import copies, fence, history, last_run
+    from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
+    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
 
     with open_connection(module, connection_parameters(module, module.params["run_id"])) as connection:
         around = read_surroundings(connection)
         around["copies"] = [asdict(copy) for copy in copies.list_copies(connection, module.params["login_db"])]
         around["history"] = history.read_history(connection, HISTORY_SHOWN)
+        if module.params["reports_dir"]:
+            around["last_run"] = last_run.newest(Path(module.params["reports_dir"]), module.params["env"])
+        around["kept_out"] = fence.kept_out(connection, module.params["writer_roles"])
         if module.params["on_partial"]:
-            around["restore_point"] = plan_restore_point(connection, module.params, around)
+            in_the_way = check_swap(connection, around["server"], around["sessions"])
+            budget = module.params["restore_point_budget"]
+            point = plan_point(around["server"], in_the_way, module.params["on_partial"], budget, data_room(module))
+            around["restore_point"] = point.as_data()
     module.exit_json(changed=False, **around)
-
-
-def plan_restore_point(connection: Any, given: dict[str, Any], around: dict[str, Any]) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
-    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
-
-    in_the_way = check_swap(connection, around["server"], around["sessions"])
-    return plan_point(
-        around["server"], in_the_way, given["on_partial"], given["restore_point_budget"], given["data_dir"]
-    ).as_data()
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ def test_failing_health_leaves_the_services_up_and_names_the_way_back(at_05):
     assert "NOT healthy" in done.screen
     assert set(at_05.services().values()) == {"RUNNING"}
     assert at_05.versions()[-1] == "08"
+    # A right that the migration itself takes away must not come back with those the run gives back.
+    assert "cannot lose its right to connect, since a migration changes who may connect" in done.screen
+    assert at_05.query("SELECT has_database_privilege('public', 'habitat', 'CONNECT')") == [(False,)]
 
 
 def test_a_partial_migration_is_on_the_screen_and_in_the_status(at_05):

@@ -20,17 +20,20 @@ def typed(tmp_path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["migrate.yml"], ["no environment given", "known: local, production, staging", "add -e env=NAME"]),
+        (["migrate.yml"], ["no environment given", "known: compose, local, production, staging", "add -e env=NAME"]),
         (["migrate.yml", "-e", "env=produciton"], ['env is "produciton"', "did you mean production?"]),
-        (["migrate.yml", "-e", "env=all"], ['env is "all"', "known: local, production, staging"]),
+        (["migrate.yml", "-e", "env=all"], ['env is "all"', "known: compose, local, production, staging"]),
         (["playbooks/status.yml", "-e", "env=local,staging"], ['env is "local,staging"']),
         (["migrate.yml", "-e", "env=production"], ["production needs to be confirmed", "add -e confirm=production"]),
         (["migrate.yml", "-e", "env=production", "-e", "confirm=yes"], ['confirm is "yes"']),
         (
-            ["migrate.yml", "-e", "env=production", "-e", "confirm=production"],
-            ["production cannot be run yet", "compose"],
+            ["migrate.yml", "-e", "env=production", "-e", "confirm=production", "-e", "habitat_service_manager=runit"],
+            ["production cannot be run", "habitat_service_manager of habitat-production is runit", "known: compose, "],
         ),
-        (["playbooks/plan.yml", "-e", "env=staging"], ["staging cannot be run yet", "use -e env=local"]),
+        (
+            ["playbooks/plan.yml", "-e", "env=staging", "-e", "habitat_service_manager="],
+            ["staging cannot be run", "habitat_service_manager of habitat-staging is not set"],
+        ),
         (["migrate.yml", "-e", "env=local", "-e", "versoin=06"], ['unknown variable "versoin"']),
         (["migrate.yml", "-e", "env=local", "-e", "target=6;DROP"], ['target is "6;DROP"', "a version is its digits"]),
         (["migrate.yml", "-e", "env=local"], ["local is not ready", "python -m demo.embedded up"]),

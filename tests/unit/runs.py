@@ -14,8 +14,10 @@ from tests.unit.samples import (
     LONG,
     PENDING,
     PROBES,
+    PUBLIC_FAILED,
     SERVER,
     SICK,
+    SKIPPED,
     UGLY,
     URLS,
     failed,
@@ -81,6 +83,11 @@ WRITERS_LEFT = failed(
         ],
     },
 )
+LOGS = {
+    "habitat:api_0": [f"line {number} of 6" for number in range(1, 7)],
+    "habitat:api_1": ["Traceback (most recent call last):", f'KeyError: "{UGLY} | `x`"', "```", "# no heading"],
+    f"habitat:{UGLY}": [],
+}
 RUNS = {
     "succeeded": raw(),
     "refused": failed(
@@ -103,6 +110,9 @@ RUNS = {
         "Start what was stopped", "habitat:api_0: ERROR (spawn error)", starting={"failed": True}, health={}, healthy={}
     ),
     "unhealthy": UNHEALTHY,
+    "unhealthy_with_logs": {**UNHEALTHY, "logs": {"logs": LOGS}},
+    "public_unhealthy": failed("Wait until it is healthy from here, too", PUBLIC_FAILED["msg"], public=PUBLIC_FAILED),
+    "public_not_asked": raw(public=SKIPPED, public_before={"probes": [SICK]}),
     "ugly": UGLY_RUN,
     **ROLLBACKS,
 }

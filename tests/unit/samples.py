@@ -285,11 +285,34 @@ def raw(**changes: Any) -> dict[str, Any]:
         "starting": {"changed": True, "results": [{"item": "habitat:", "changed": True}]},
         "health": {"changed": False, "probes": [probe(url) for url in URLS]},
         "healthy": {"changed": False, "at": STOPPED_AT + 2.74},
-        **{name: {} for name in ("choosing", "restoring", "swapping", "accounting", "planning", "reverting")},
+        **{
+            name: {}
+            for name in (
+                "public_before",
+                "public",
+                "logs",
+                "choosing",
+                "restoring",
+                "swapping",
+                "accounting",
+                "planning",
+                "reverting",
+            )
+        },
     }
     return merged(base, changes)
 
 
+PUBLIC_URL = "https://habitat.example.org/api/health"
+PUBLIC_SICK = probe(
+    PUBLIC_URL, good=0, tries=40, reason="certificate verify failed: certificate has expired", body=None
+)
+PUBLIC_FAILED = {
+    "failed": True,
+    "msg": f"{PUBLIC_URL} is not healthy: {PUBLIC_SICK['reason']}",
+    "probes": [PUBLIC_SICK],
+}
+"""What module health returns on the controller when the application answers only on its host."""
 SKIPPED = {"changed": False, "skipped": True, "skip_reason": "Conditional result was False"}
 """What Ansible registers for a task whose condition was false."""
 

@@ -21,6 +21,8 @@ PLUGINS = REPOSITORY / "plugins"
 MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))
 ON_THE_CONTROLLER = [name for name in MODULES if "AnsibleModule(" not in (PLUGINS / f"modules/{name}.py").read_text()]
 ON_THE_HOST = [name for name in MODULES if name not in ON_THE_CONTROLLER]
+# Takes its options on the controller and hands others to its module; both are documented in one place.
+ON_BOTH_SIDES = "report"
 OTHERS = {"filter": ["reason"], "callback": ["plain"]}
 NAMESPACE = "habitat.runbook"
 
@@ -115,14 +117,21 @@ def tasks_in(examples: str) -> Iterator[dict[str, Any]]:
 
 def test_every_kind_of_plugin_is_looked_at():
     assert {"schema_migrations", "health", "run_lock"} <= set(ON_THE_HOST)
-    assert {"environment", "report", "screen", "status"} == set(ON_THE_CONTROLLER)
+    assert {"environment", "screen", "status", "turn"} == set(ON_THE_CONTROLLER)
+    assert ON_BOTH_SIDES in ON_THE_HOST
     assert [path.stem for path in (PLUGINS / "callback").glob("*.py")] == OTHERS["callback"]
     assert len(list((PLUGINS / "filter").glob("*.py"))) == len(OTHERS["filter"])
 
 
-@pytest.mark.parametrize("name", ON_THE_HOST)
+@pytest.mark.parametrize("name", [name for name in ON_THE_HOST if name != ON_BOTH_SIDES])
 def test_options_of_a_module_are_its_argument_spec(name):
     assert comparable(module_doc(name)["doc"]["options"]) == comparable(host_specs()[name])
+
+
+def test_options_of_the_report_are_those_of_both_sides_and_a_task_gives_the_controllers(monkeypatch):
+    handed_over = {name: {**option, "required": False} for name, option in host_specs()[ON_BOTH_SIDES].items()}
+    both = {**handed_over, **controller_spec(ON_BOTH_SIDES, monkeypatch)}
+    assert comparable(module_doc(ON_BOTH_SIDES)["doc"]["options"]) == comparable(both)
 
 
 @pytest.mark.parametrize("name", ON_THE_CONTROLLER)
@@ -199,7 +208,8 @@ def test_secrets_are_never_logged():
 
 def test_every_module_that_connects_takes_its_connection_from_the_group():
     groups = yaml.safe_load((REPOSITORY / "meta/runtime.yml").read_text())["action_groups"]
-    connecting = {name for name, spec in host_specs().items() if "login_db" in spec}
+    # Making the roles is the one thing that is done as another role than every run's.
+    connecting = {name for name, spec in host_specs().items() if "login_db" in spec} - {"database_roles"}
     assert {name for name in groups["postgres"] if isinstance(name, str)} == connecting
     # What the group run sets for its members has to be an option of all of them.
     assert all({"login_db", "env", "run_id"} <= set(host_specs()[name]) for name in groups["run"])

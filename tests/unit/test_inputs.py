@@ -287,25 +287,47 @@ def test_only_what_changes_something_is_confirmed():
     assert environment({"env": "staging"}, confirmed=True) == "staging"
 
 
-@pytest.mark.parametrize(("manager", "words"), [("compose", "run under compose"), (None, "nothing named in habitat_")])
-def test_services_that_cannot_be_driven_yet(manager, words):
-    hostvars = {"habitat-staging": {"habitat_service_manager": manager}}
-    refusal = refused(environment, {"env": "staging"}, hostvars=hostvars)
-    assert refusal.what == "staging cannot be run yet"
-    assert words in refusal.found
-    assert "supervisor only" in refusal.found
-    assert refusal.next == "use -e env=local"
+@pytest.mark.parametrize("manager", ["compose", "systemd", "supervisor"])
+def test_services_under_every_manager_can_be_driven(manager):
+    assert environment({"env": "staging"}, hostvars={"habitat-staging": {"habitat_service_manager": manager}})
 
 
-def test_services_under_something_else_are_refused():
-    hostvars = {**HOSTVARS, "db1": {"habitat_service_manager": "systemd"}}
-    assert "on db1 run under systemd" in refused(environment, {"env": "production"}, hostvars=hostvars).found
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({"habitat_service_manager": "runit"}, "habitat_service_manager of habitat-staging is runit"),
+        ({"habitat_service_manager": "Compose"}, "habitat_service_manager of habitat-staging is Compose"),
+        ({"habitat_service_manager": NASTY["escape"]}, None),
+        ({"habitat_service_manager": NASTY["5 kB of lines"]}, None),
+        ({"habitat_service_manager": ""}, "habitat_service_manager of habitat-staging is not set"),
+        ({"habitat_service_manager": None}, "habitat_service_manager of habitat-staging is not set"),
+        ({}, "habitat_service_manager of habitat-staging is not set"),
+    ],
+)
+def test_services_under_something_else_are_refused(variables, found):
+    refusal = refused(environment, {"env": "staging"}, hostvars={"habitat-staging": variables})
+    assert refusal.what == "staging cannot be run"
+    assert found in (refusal.found, None)
+    assert refusal.next == "known: compose, systemd, supervisor"
+    assert fits_the_screen(refusal)
 
 
-def test_one_host_at_a_time():
+def test_an_environment_may_have_several_hosts_of_different_kinds():
+    groups = {"production": ["db1", "db2", "db3"]}
+    kinds = {"db1": "compose", "db2": "systemd", "db3": "supervisor"}
+    hostvars = {host: {"habitat_service_manager": kind} for host, kind in kinds.items()}
+    assert check_environment({"env": "production"}, groups, hostvars, None, False) == "production"
+
+
+def test_one_wrong_host_refuses_all_of_them():
+    # Else those before it would be migrated when it is found.
     groups = {"production": ["db1", "db2"]}
-    refusal = refused(check_environment, {"env": "production"}, groups, HOSTVARS, None, False)
-    assert refusal.found == "2 hosts: db1, db2"
+    hostvars = {"db1": {"habitat_service_manager": "compose"}, "db2": {"habitat_service_manager": "upstart"}}
+    refusal = refused(check_environment, {"env": "production"}, groups, hostvars, None, False)
+    assert refusal.found == "habitat_service_manager of db2 is upstart"
+    hostvars["db2"] = {"habitat_service_manager": "compose", "habitat_not_ready": "db2 has no disk yet"}
+    refusal = refused(check_environment, {"env": "production"}, groups, hostvars, None, False)
+    assert (refusal.what, refusal.found) == ("production is not ready", "db2 has no disk yet")
 
 
 def test_an_environment_that_says_itself_that_it_is_not_ready():

@@ -19,6 +19,8 @@ from tests.unit.samples import (
     LONG,
     PENDING,
     PROBES,
+    PUBLIC_SICK,
+    PUBLIC_URL,
     REFUSALS,
     SERVER,
     SERVICES,
@@ -60,6 +62,7 @@ def preflight(**changes: Any) -> dict[str, Any]:
         "warnings_in_files": [],
         "running": SERVICES,
         "probes": PROBES,
+        "public_probes": [],
         "restore_point": POINT_PLANNED,
     }
     return {**base, **changes}
@@ -86,6 +89,8 @@ SCREENS: dict[str, Callable[[], str]] = {
     "preflight": lambda: screens.preflight(preflight()),
     "preflight_warnings": lambda: screens.preflight(preflight(checks=[*CHECKS, WARNING], running=[], probes=[SICK])),
     "preflight_fails": lambda: screens.preflight(preflight(checks=[*CHECKS, WARNING, FAIL], probes=[PROBES[0], SICK])),
+    "preflight_public": lambda: screens.preflight(preflight(public_probes=[probe(PUBLIC_URL), probe(URLS[0])])),
+    "preflight_public_sick": lambda: screens.preflight(preflight(public_probes=[probe(URLS[0]), PUBLIC_SICK])),
     "preflight_refusals": lambda: screens.preflight(preflight(refusals=REFUSALS)),
     "plan_nothing": lambda: plan([]),
     "plan_of_an_empty_database": lambda: plan([planned("01", "treasury_core"), planned("02", "people_core")], None),
@@ -147,7 +152,7 @@ def test_screen(golden, name):
 
 
 def test_no_golden_file_is_left_over():
-    others = ("status", "result_", "markdown_", "verdicts")
+    others = ("status", "result_", "markdown_", "verdicts", "bootstrap_")
     assert {path.stem for path in GOLDEN.glob("*.txt") if not path.stem.startswith(others)} == set(SCREENS)
 
 
@@ -157,10 +162,20 @@ def test_every_phase_begins_at_the_same_column(name):
     assert all(line[:9].strip().isupper() and line[9] == " " and line[10] != " " for line in labels)
 
 
+def test_an_application_the_controller_cannot_see_does_not_refuse_a_run():
+    assert screens.refused(preflight(public_probes=[PUBLIC_SICK])) is None
+    assert "not healthy before the run" in (screens.refused(preflight(probes=[SICK])) or "")
+
+
+def test_nobody_is_asked_about_an_application_that_does_not_run():
+    (only,) = screens.health_checks(preflight(running=[], probes=[SICK], public_probes=[PUBLIC_SICK]))
+    assert only["state"] == "warn"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (lambda: screens.health_check([PROBES[0]], SERVICES)["text"], "1 addresses"),
+        (lambda: screens.health_checks(preflight(probes=[PROBES[0]]))[0]["text"], "1 addresses"),
         (lambda: screens.healthy({"probes": PROBES[:1], "now": 2, "since": 1}), "1 good answers"),
     ],
 )

@@ -1,93 +1,210 @@
-"""Services under Supervisor: a stand-in for its interface that behaves as its documentation says."""
+"""What is the same for all service managers, and how each of them words its states."""
 
 from __future__ import annotations
 
-from xmlrpc.client import Fault
-
 import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils import (
+    services_compose,
+    services_supervisor,
+    services_systemd,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.services import (
+    AGAIN,
+    DOWN,
+    LINE,
+    UP,
     ServiceError,
+    last_lines,
+    read_logs,
     read_services,
     start_services,
     stop_services,
 )
 
 
-class Supervisor:
-    """What the functions use of Supervisor's interface; every order is kept."""
+class Shelf:
+    """A manager whose services are entries of a dict; what is named in ``stuck`` stays as it is."""
 
-    def __init__(self, **states: str) -> None:
-        self.states = {name.replace("__", ":"): state for name, state in states.items()}
+    logs_kept = 1
+
+    def __init__(self, *stuck: str, complaint: str = "", log: str = "", **states: str) -> None:
+        self.services = states
+        self.stuck = stuck
+        self.complaint = complaint
+        self.text = log
         self.orders: list[str] = []
 
-    def getAllProcessInfo(self) -> list[dict[str, str]]:
-        split = {name: name.split(":") if ":" in name else [name, name] for name in self.states}
-        return [{"group": group, "name": one, "statename": self.states[name]} for name, (group, one) in split.items()]
+    def states(self, names: list[str]) -> dict[str, str]:
+        self.orders.append("look")
+        return {name: self.services[name] for name in names}
 
-    def stopProcess(self, name: str) -> None:
-        if self.states[name] not in ("RUNNING", "STARTING", "BACKOFF"):
-            raise Fault(70, "NOT_RUNNING: " + name)
-        self.orders.append("stop " + name)
-        self.states[name] = "STOPPED"
+    def _order(self, verb: str, names: list[str], state: str) -> str:
+        self.orders.append(f"{verb} {' '.join(names)}")
+        self.services.update({name: state for name in names if name not in self.stuck})
+        return self.complaint
 
-    def startProcess(self, name: str) -> None:
-        if self.states[name] == "FATAL":
-            raise Fault(50, "SPAWN_ERROR: " + name)
-        self.orders.append("start " + name)
-        self.states[name] = "RUNNING"
+    def stop(self, names: list[str]) -> str:
+        return self._order("stop", names, DOWN)
 
+    def start(self, names: list[str]) -> str:
+        return self._order("start", names, UP)
 
-def habitat(**changes: str) -> Supervisor:
-    states = {
-        "postgres": "RUNNING",
-        "habitat__api1": "RUNNING",
-        "habitat__api2": "RUNNING",
-        "habitat__worker": "RUNNING",
-    }
-    return Supervisor(**{**states, **changes})
+    def log(self, name: str, lines: int, own: bool = False) -> str:
+        return self.text
+
+    def command_for_log(self, name: str) -> str:
+        return f"less {name}.log"
+
+    def command_to_start(self, names: list[str]) -> str:
+        return " ".join(["begin", *names])
 
 
-def test_only_what_is_named_is_looked_at():
-    found = read_services(habitat(habitat__worker="STOPPED"), ["habitat:"])
-    assert found == {"running": ["habitat:api1", "habitat:api2"], "stopped": ["habitat:worker"]}
-    assert read_services(habitat(), ["habitat:api1"]) == {"running": ["habitat:api1"], "stopped": []}
+ALL = ["api", "worker", "loop"]
+
+
+def shelf(*stuck: str, **more: str) -> Shelf:
+    return Shelf(*stuck, **{"api": UP, "worker": DOWN, "loop": AGAIN, **more})
+
+
+def test_what_is_to_be_started_again_counts_as_running():
+    assert read_services(shelf(), ALL) == {"running": ["api", "loop"], "stopped": ["worker"]}
+
+
+def test_stopping_orders_what_runs_in_one_go_and_looks_afterwards():
+    services = shelf()
+    assert stop_services(services, ALL) == {"running": ["api", "loop"], "stopped": ["worker"]}
+    assert services.orders == ["look", "stop api loop", "look"]
+    assert stop_services(services, ALL) == {"running": [], "stopped": ALL}
+    assert services.orders[3:] == ["look"]
+
+
+def test_starting_orders_what_stands_still_and_nothing_else():
+    services = shelf()
+    assert start_services(services, ["api", "worker"]) == {"running": ["api"], "stopped": ["worker"]}
+    assert services.orders == ["look", "start worker", "look"]
+    assert start_services(services, ["api", "worker"])["stopped"] == []
+    assert services.orders[3:] == ["look"]
+
+
+def test_check_mode_only_looks():
+    services = shelf()
+    assert stop_services(services, ALL, check=True)["running"] == ["api", "loop"]
+    assert start_services(services, ALL, check=True)["stopped"] == ["worker"]
+    assert services.orders == ["look", "look"]
+
+
+def test_nothing_named_asks_nobody():
+    services = shelf()
+    assert stop_services(services, []) == {"running": [], "stopped": []}
+    assert services.orders == []
 
 
 @pytest.mark.parametrize(
-    ("state", "runs"),
-    [("RUNNING", True), ("STARTING", True), ("BACKOFF", True), ("STOPPED", False), ("EXITED", False), ("FATAL", False)],
+    ("more", "message"),
+    [
+        ({}, "api, loop did not stop: it still runs; see more of it with: less api.log"),
+        ({"complaint": "no\nrights\x1b "}, "api, loop did not stop: it still runs (no rights\\x1b); see more"),
+        ({"log": "one\n\x1b[1mtwo\x1b[0m\n\n"}, "it still runs; the log of api ends with: two; see more"),
+    ],
 )
-def test_what_supervisor_will_start_again_by_itself_counts_as_running(state, runs):
-    assert bool(read_services(habitat(habitat__api1=state), ["habitat:api1"])["running"]) is runs
+def test_what_does_not_stop_is_named_with_the_end_of_its_log(more, message):
+    with pytest.raises(ServiceError) as error:
+        stop_services(shelf("api", "loop", **more), ALL)
+    assert message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["habitat:wroker", "habita:", "habitat", "api1"])
-def test_a_service_that_supervisor_does_not_know_is_an_error(name):
-    with pytest.raises(ServiceError, match=f"does not know {name}, it knows postgres, habitat:api1"):
-        read_services(habitat(), ["habitat:api1", name])
+@pytest.mark.parametrize(("state", "words"), [(DOWN, "it does not run"), (AGAIN, "it ends again and again")])
+def test_what_does_not_stay_up_is_named(state, words):
+    class Falling(Shelf):
+        def start(self, names: list[str]) -> str:
+            self.services["worker"] = state
+            return ""
+
+    with pytest.raises(ServiceError, match=f"^worker did not start: {words}; see more of it with: less worker.log$"):
+        start_services(Falling(api=UP, worker=DOWN), ["api", "worker"])
 
 
-def test_stopping_and_starting_leave_alone_what_is_as_wanted():
-    supervisor = habitat(habitat__api2="STOPPED")
-    assert stop_services(supervisor, ["habitat:api1", "habitat:api2"]) == ["habitat:api1"]
-    assert stop_services(supervisor, ["habitat:api1", "habitat:api2"]) == []
-    assert start_services(supervisor, ["habitat:api1"]) == ["habitat:api1"]
-    assert start_services(supervisor, ["habitat:api1"]) == []
-    assert supervisor.orders == ["stop habitat:api1", "start habitat:api1"]
+def test_a_complaint_about_what_is_as_ordered_is_no_error():
+    services = shelf(complaint="it was gone already")
+    assert stop_services(services, ALL)["running"] == ["api", "loop"]
 
 
-def test_a_service_that_does_not_start_is_named():
-    with pytest.raises(ServiceError, match="habitat:api1 does not start: SPAWN_ERROR"):
-        start_services(habitat(habitat__api1="FATAL"), ["habitat:api1"])
+def test_logs_are_those_of_all_that_were_found():
+    services = shelf(log="one\ntwo\nthree\n")
+    found = read_services(services, ALL)
+    assert read_logs(services, found, 2) == {name: ["two", "three"] for name in ALL}
+    assert read_logs(services, found, 0) == {}
+    services.logs_kept = 2
+    assert read_logs(services, found, 1)["api"] == ["two", "three"]
 
 
-def test_what_ended_by_itself_meanwhile_is_no_error():
-    class Racing(Supervisor):
-        def stopProcess(self, name: str) -> None:
-            raise Fault(70, "NOT_RUNNING: " + name)
+def test_lines_can_be_shown_anywhere():
+    assert last_lines("\x1b[1;32mok\x1b[0m\ttab\n\x1b]0;title\x07\n" + "x" * 400, 9) == [
+        "ok      tab",
+        "\\x1b]0;title\\x07",
+        "x" * LINE,
+    ]
+    assert last_lines("a\r\nb", 1) == ["b"]
+    assert last_lines("", 3) == []
+    assert last_lines("a", 0) == []
 
-    assert stop_services(Racing(worker="RUNNING"), ["worker"]) == ["worker"]
+
+@pytest.mark.parametrize(
+    ("statename", "means"),
+    [
+        ("RUNNING", UP),
+        ("STOPPING", UP),
+        ("STARTING", AGAIN),
+        ("BACKOFF", AGAIN),
+        ("STOPPED", DOWN),
+        ("EXITED", DOWN),
+        ("FATAL", DOWN),
+        ("UNKNOWN", DOWN),
+    ],
+)
+def test_states_of_supervisor(statename, means):
+    assert services_supervisor.condition(statename) == means
 
 
-def test_nothing_named_is_nothing_done():
-    assert stop_services(habitat(), []) == []
+@pytest.mark.parametrize(
+    ("state", "means"),
+    [
+        ("running", UP),
+        ("paused", UP),
+        ("restarting", AGAIN),
+        ("created", DOWN),
+        ("exited", DOWN),
+        ("dead", DOWN),
+        ("removing", DOWN),
+    ],
+)
+def test_states_of_docker(state, means):
+    assert services_compose.condition(state) == means
+
+
+@pytest.mark.parametrize(
+    ("active", "sub", "means"),
+    [
+        ("active", "running", UP),
+        ("active", "exited", UP),
+        ("reloading", "reload", UP),
+        ("activating", "start-pre", UP),
+        ("deactivating", "stop-sigterm", UP),
+        ("activating", "auto-restart", AGAIN),
+        ("activating", "auto-restart-queued", AGAIN),
+        ("inactive", "dead", DOWN),
+        ("failed", "failed", DOWN),
+        ("maintenance", "cleaning", DOWN),
+    ],
+)
+def test_states_of_systemd(active, sub, means):
+    assert services_systemd.condition(active, sub) == means
+
+
+def test_units_are_told_apart_by_empty_lines():
+    printed = "Id=a.service\nLoadState=loaded\n\nId=b=c.service\nLoadState=not-found\n"
+    assert services_systemd.units(printed) == [
+        {"Id": "a.service", "LoadState": "loaded"},
+        {"Id": "b=c.service", "LoadState": "not-found"},
+    ]
+    assert services_systemd.units("") == []

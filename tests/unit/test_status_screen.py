@@ -39,6 +39,8 @@ def entry(event: str, version: str | None, minute: int, **changes: Any) -> dict[
     return {**base, **who, **changes}
 
 
+START = "docker start habitat-api-1 habitat-api-2 habitat-worker-1"
+DOWN = f"the services are down; on db1.internal: {START}"
 POINT = copy("point", 9_500_000)
 COPIES = [copy("before", 431_000_000), POINT, copy("restore", 7_000_000, "20261121t080000z-x1y")]
 HISTORY = [
@@ -68,12 +70,14 @@ def status(**changes: Any) -> dict[str, Any]:
         "sessions": [session(seconds=3), session(seconds=None, state="idle")],
         "copies": [],
         "history": [],
+        "kept_out": [],
     }
     facts = {
         "around": {name: changes.pop(name, value) for name, value in around.items()},
         "env": "staging",
+        "host": "db1.internal",
         "database": "habitat",
-        "services": {"running": SERVICES, "stopped": []},
+        "services": {"start_with": START, **changes.pop("services", {"running": SERVICES, "stopped": []})},
         "probes": PROBES,
         "successes": 1,
         "backups": [
@@ -141,6 +145,13 @@ SCREENS: dict[str, Callable[[], str]] = {
     "status_down": lambda: shown(
         services={"running": [], "stopped": SERVICES}, last_run=finished(RUNS["start_failed"])
     ),
+    "status_kept_out": lambda: shown(kept_out=["habitat_app", "ugly \"role's"]),
+    "status_kept_out_by_a_run": lambda: shown(
+        kept_out=["habitat_app"],
+        holder=dict(HOLDER, phase="APPLY"),
+        services={"running": [], "stopped": SERVICES},
+        probes=[SICK, SICK],
+    ),
     "status_unhealthy": lambda: shown(
         services={"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]},
         probes=[PROBES[0], SICK],
@@ -166,10 +177,20 @@ def test_no_golden_file_is_left_over():
         ({"versions": [waiting("08", "x", state="partial")]}, "ansible-playbook migrate.yml -e env=staging"),
         ({"holder": HOLDER, "refusals": REFUSALS}, "a run is going on: wait for its end"),
         ({"refusals": REFUSALS, "versions": [waiting("08", "x")]}, REFUSALS[0]["next"]),
+        (
+            {"kept_out": ["habitat_app"], "versions": [waiting("08", "x")], "probes": [SICK, SICK]},
+            'as the owner: GRANT CONNECT ON DATABASE "habitat" TO "habitat_app"',
+        ),
+        (
+            {"kept_out": ['a"b', "c d"], "last_run": LAST_NOT_PUT_BACK},
+            'as the owner: GRANT CONNECT ON DATABASE "habitat" TO "a""b", "c d"',
+        ),
+        ({"kept_out": ["habitat_app"], "holder": HOLDER}, "a run is going on: wait for its end"),
+        ({"kept_out": ["habitat_app"], "refusals": REFUSALS}, REFUSALS[0]["next"]),
         ({"probes": [PROBES[0], SICK]}, "the API is not healthy: look at its log"),
         (
             {"services": {"running": [], "stopped": SERVICES}, "versions": [waiting("08", "x")]},
-            "the services are down: start them, then look again",
+            DOWN,
         ),
     ],
 )
@@ -192,7 +213,8 @@ def test_what_the_last_run_said_is_next_while_nobody_did_it():
 
 def test_a_service_that_is_down_is_something_to_do():
     down = {"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]}
-    assert "habitat:worker" in status(services=down)["next"]
+    told = status(services=down)["next"]
+    assert told == f"start habitat:worker, unless it is stopped on purpose; on db1.internal: {START}"
 
 
 def test_an_application_nobody_asked_is_not_called_healthy():
@@ -221,7 +243,7 @@ def test_a_restore_point_that_could_not_be_put_back_is_next_however_well_the_app
 def test_the_status_does_not_send_to_the_status():
     for name in ("swap_unknown", "put_back_but_down"):
         told = status(services={"running": [], "stopped": SERVICES}, last_run=finished(ROLLBACKS[name]))["next"]
-        assert told == "the services are down: start them, then look again"
+        assert told == DOWN
 
 
 def test_only_the_newest_entries_of_the_history_are_shown():

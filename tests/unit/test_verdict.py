@@ -14,6 +14,7 @@ from tests.unit.samples import (
     BACKUP_ID,
     CHECKS,
     PENDING,
+    PUBLIC_FAILED,
     SERVICES,
     SKIPPED,
     STOPPED_AT,
@@ -182,6 +183,20 @@ ENDS = {
         ("07 was rolled back", "started but NOT healthy"),
         STATUS,
     ),
+    "healthy on its host but not from the controller": End(
+        failed("Wait until it is healthy from here, too", PUBLIC_FAILED["msg"], public=PUBLIC_FAILED),
+        "needs_operator",
+        "05 -> 07",
+        ("healthy on their host", "NOT from here", "certificate has expired"),
+        "look at what is between: name, proxy, certificate; the database is in order",
+    ),
+    "neither from the controller nor on its host": End(
+        failed("Wait until the application is healthy", UNHEALTHY["msg"], health=UNHEALTHY, healthy={}, public=SKIPPED),
+        "needs_operator",
+        "05 -> 07",
+        ("started but NOT healthy",),
+        BACK,
+    ),
     "the ledger was not complete afterwards": End(
         failed("Compare the files with the ledger once more", "x"),
         "stopped_safe",
@@ -283,7 +298,7 @@ def test_the_window_is_from_stop_to_healthy():
 
 def test_gathering_a_run_that_ended_before_its_first_step():
     names = [name for name, value in raw().items() if isinstance(value, dict) and name != "run"]
-    assert len(names) == 15
+    assert len(names) == 18
     facts = gather(failed("Check", "x", **{name: {} for name in names}))
     assert facts["checks"] == []
     assert facts["running"] == []
@@ -294,6 +309,19 @@ def test_gathering_a_run_that_ended_before_its_first_step():
 def test_the_application_before_the_run_is_one_of_the_checks():
     facts = gather(raw(health_before={"probes": [probe(good=0, reason="status 503 instead of 200: ")]}))
     assert [check["state"] for check in facts["checks"]] == ["ok", "ok", "ok", "ok", "fail"]
+
+
+def test_so_is_the_application_as_the_controller_sees_it():
+    seen = gather(raw(public_before={"probes": [PUBLIC_FAILED["probes"][0]]}))["checks"][-1]
+    assert seen["state"] == "warn", "it is no reason not to run: the proxy may know this controller only"
+    assert "certificate has expired" in seen["text"]
+    assert gather(raw(public_before=SKIPPED))["checks"] == gather(raw())["checks"]
+
+
+def test_an_answer_from_the_controller_is_a_probe_of_the_report():
+    assert gather(raw(public=PUBLIC_FAILED))["probes"][-1] == PUBLIC_FAILED["probes"][0]
+    assert gather(raw(public=PUBLIC_FAILED))["public_message"] == PUBLIC_FAILED["msg"]
+    assert gather(raw(public={"probes": [probe()]}))["public_message"] is None
 
 
 @pytest.mark.parametrize("name", ENDS)

@@ -1,0 +1,1 @@
+"""The demo's container images; ``python -m demo.images`` builds what is not built yet."""

@@ -1,0 +1,199 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""The fence: nobody but the owner and superusers may connect to the database while it is being changed.
+
+What is taken away is the right CONNECT, which the owner gives and takes without being a superuser; what is given back
+is written down in the run's folder before anything is taken. The run lock's holder reads it there: it opens the fence
+when the run dies, and as long as the fence is closed it ends the sessions of roles that no right can keep out (a
+superuser, a member of the owner).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import holder
+from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check, ok
+from ansible_collections.habitat.runbook.plugins.module_utils.copies import copy_kind
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
+from ansible_collections.habitat.runbook.plugins.module_utils.table import count
+from psycopg.rows import dict_row
+
+_DATABASE = """
+SELECT d.oid::bigint AS oid, d.datname AS name FROM pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database()"""
+
+_GRANTS = """
+SELECT CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee) END AS grantee, a.is_grantable AS grantable,
+       a.grantor = d.datdba AS by_owner
+FROM pg_catalog.pg_database d,
+     pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS a
+WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT' AND a.grantee <> d.datdba
+ORDER BY 1 NULLS FIRST"""
+
+# A role that is a member of the owner's connects by the owner's right, and a superuser by none.
+_ROLES = """
+SELECT r.rolname::text AS role, r.rolsuper AS superuser,
+       r.rolsuper OR pg_catalog.pg_has_role(r.oid, d.datdba, 'USAGE') AS shared,
+       pg_catalog.has_database_privilege(r.oid, d.oid, 'CONNECT') AS may_connect,
+       me.rolsuper OR NOT r.rolsuper AND (pg_catalog.pg_has_role(me.oid, 'pg_signal_backend', 'USAGE')
+                                          OR pg_catalog.pg_has_role(me.oid, r.oid, 'USAGE')) AS may_end
+FROM pg_catalog.pg_roles r, pg_catalog.pg_roles me, pg_catalog.pg_database d
+WHERE d.datname = pg_catalog.current_database() AND me.rolname = current_user AND r.rolname = ANY(%s) ORDER BY 1"""
+
+# Whoever logs in holds this lock from before the right is looked at until pg_stat_activity shows the session
+# (InitPostgres in postinit.c, PostgreSQL 15 to 18).
+_LOGINS = """
+SELECT l.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.objid
+WHERE l.locktype = 'object' AND l.classid = 'pg_catalog.pg_database'::pg_catalog.regclass
+  AND l.mode = 'RowExclusiveLock' AND d.datname = pg_catalog.current_database()"""
+
+# Also inside the body of a DO or a function. Statements that make theirs up are not seen.
+_TOUCHES = re.compile(
+    r"\b(?:grant|revoke)\b[^;]*\bon\s+database\b|\balter\s+database\b[^;]*\bowner\b|\b(?:reassign|drop)\s+owned\b",
+    re.IGNORECASE,
+)
+
+
+def touches(statements: Iterable[str]) -> bool:
+    """Whether one of these statements changes who may connect to a database.
+
+    It would be undone in part when the fence is opened, or open it too early, so such a run must not use the right.
+    """
+    return any(_TOUCHES.search(statement) for statement in statements)
+
+
+def close(
+    connection: psycopg.Connection, run_dir: str, writer_roles: list[str], *, by_right: bool = True
+) -> dict[str, Any]:
+    """Close the fence around the connection's database and return its record, which is in ``run_dir``, too.
+
+    The record is ``{"oid", "grants": [{"grantee": str or None for PUBLIC, "grantable": bool}], "ended_roles": [str]}``.
+    Without ``by_right`` no right is touched and the sessions of all ``writer_roles`` are ended, which is weaker; those
+    that ours may not end are left out. Nobody else loses a session by this. Closing one that is closed keeps the first
+    record.
+    """
+    path = Path(run_dir) / holder.FENCE
+    if path.exists():
+        return json.loads(path.read_text())
+    database, grants, roles = _read(connection, writer_roles)
+    by_right = by_right and all(grant["by_owner"] for grant in grants)
+    record = {
+        "oid": database["oid"],
+        "grants": [{name: grant[name] for name in ("grantee", "grantable")} for grant in grants if by_right],
+        "ended_roles": [role["role"] for role in roles if role["may_end"] and (role["shared"] or not by_right)],
+    }
+    _write(path, record)
+    with connection.transaction():
+        for grant in record["grants"]:
+            grantee = quoted(grant["grantee"]) if grant["grantee"] else "PUBLIC"
+            connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database['name'])} FROM {grantee}".encode())
+    return record
+
+
+def open_again(connection: psycopg.Connection, run_dir: str) -> bool:
+    """Give back what ``close`` took, in whatever database; False when the fence of this run was not closed."""
+    path = Path(run_dir) / holder.FENCE
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        return False
+    holder.let_in(connection, record)
+    path.unlink(missing_ok=True)
+    return True
+
+
+def logins(connection: psycopg.Connection) -> set[int]:
+    """The pids of those who are logging in to the connection's database: allowed to, and not yet to be seen there.
+
+    Asked right after the fence was closed, they are all who may still come in.
+    """
+    return {pid for (pid,) in connection.execute(_LOGINS).fetchall()}
+
+
+def left_over(own: Path) -> list[Path]:
+    """Folders of other runs on this host, beside this run's ``own``, that have a fence on record."""
+    return sorted(path.parent for path in own.parent.glob(f"*/{holder.FENCE}") if path.parent != own)
+
+
+def open_left_over(connection: psycopg.Connection, folders: list[Path], database: str) -> list[str]:
+    """Open the fences that dead runs left around a database; returns their run ids.
+
+    To be called by the run that holds the database's lock: while it does, no other one can have closed its fence.
+    """
+    opened = []
+    for folder in folders:
+        if _is_of(connection, json.loads((folder / holder.FENCE).read_text()), database):
+            open_again(connection, str(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+            opened.append(folder.name)
+    return opened
+
+
+def kept_out(connection: psycopg.Connection, writer_roles: list[str]) -> list[str]:
+    """The application's roles that may not connect to the connection's database now."""
+    return [role["role"] for role in _read(connection, writer_roles)[2] if not role["may_connect"]]
+
+
+def check_fence(
+    connection: psycopg.Connection, writer_roles: list[str], env: str, *, by_right: bool = True
+) -> list[Check]:
+    """Whether the application can be kept out of the database during the window, and how well; by_right as in close."""
+    _, grants, roles = _read(connection, writer_roles)
+    missing = sorted(set(writer_roles) - {role["role"] for role in roles})
+    found = [Check("warn", f"there is no role {name}", "correct habitat_writer_roles") for name in missing]
+    bootstrap = f"ansible-playbook playbooks/bootstrap.yml -e env={env} gives the application a role of its own"
+    for role in (role for role in roles if role["shared"]):
+        why = "is a superuser" if role["superuser"] else "has the rights of the database's owner"
+        found.append(_weaker(role, why, bootstrap))
+    kept = [role for role in roles if not role["shared"]]
+    if not by_right:
+        why = "cannot lose its right to connect, since a migration changes who may connect"
+        found += [_weaker(role, why, "nothing is to be done, if that is meant") for role in kept]
+    elif kept and not all(grant["by_owner"] for grant in grants):
+        why = "may have its right to connect from somebody who passed it on"
+        found += [_weaker(role, why, "let the owner alone grant CONNECT") for role in kept]
+    elif kept:
+        names = ", ".join(role["role"] for role in kept)
+        found.append(ok(f"{count(len(kept), 'role')} of the application kept out during the window: {names}"))
+    return found
+
+
+def _weaker(role: dict[str, Any], why: str, hint: str) -> Check:
+    if role["may_end"]:
+        text = f"role {role['role']} {why}: in the window its sessions are ended again and again, which is weaker"
+    else:
+        text = f"role {role['role']} {why}, and we may not end its sessions: it can write in the window"
+    return Check("warn", text, hint)
+
+
+def _read(
+    connection: psycopg.Connection, writer_roles: list[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        database = cursor.execute(_DATABASE).fetchone() or {}
+        grants = cursor.execute(_GRANTS).fetchall()
+        roles = cursor.execute(_ROLES, [writer_roles]).fetchall()
+    return database, grants, roles
+
+
+def _is_of(connection: psycopg.Connection, record: dict[str, Any], database: str) -> bool:
+    row = connection.execute(holder.NAME_OF, [record["oid"]]).fetchone()
+    return row is None or row[0] == database or copy_kind(database, row[0]) is not None
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+        json.dump(record, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.replace(path)

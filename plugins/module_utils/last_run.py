@@ -1,0 +1,30 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""What the report of a run says about how things were left. Pure, but for reading the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_KEPT = ("run", "host", "outcome", "schema", "finished_at", "state", "next")
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Those parts of a report.json that status shows; None when it is not the report of a host's run."""
+    try:
+        found = json.loads(path.read_text())
+        return {name: found[name] for name in _KEPT}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def newest(folder: Path, env: str) -> dict[str, Any] | None:
+    """The newest report of an environment in a folder with one folder per run, named by run ids, which sort by time."""
+    for path in sorted(folder.glob("*/report.json"), reverse=True):
+        found = read(path)
+        if found and found["run"]["env"] == env:
+            return found
+    return None
