@@ -35,7 +35,7 @@ TAKES = {"status": (), "up": ("target", "check"), "down": ("to", "steps", "backu
 
 _OPTIONAL = ("target", "to", "steps", "backup", "accept_data_loss", "check")
 _UNTICKED = (("accept_data_loss", "false"), ("check", "false"))
-_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_./~-]+")
 _REFUSED = 2  # as ansible-playbook ends when a playbook refuses
 
 

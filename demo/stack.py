@@ -19,6 +19,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILE = "docker-compose.prod.yml"
 
+# What runs keep there, as inventories/group_vars/compose.yml says.
+_RUNBOOKS = ("runs", "backups")
+
 _USUAL_PORT = 8080
 _START_SECONDS = 120
 
@@ -129,6 +132,8 @@ def destroy(folder: Path) -> str:
     _compose(folder, "--project-name", project, "down", "--volumes")
     for name in (FILE, ".env"):
         (folder / name).unlink(missing_ok=True)
+    for name in _RUNBOOKS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     if not any(folder.iterdir()):
         folder.rmdir()
     return "Stopped and removed."

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.habitat.runbook.plugins.filter.reason import reason
 from ansible_collections.habitat.runbook.plugins.module_utils import fleet, report, verdict
@@ -37,12 +38,12 @@ class ActionModule(ActionBase):
         written = report.build(facts, judged, datetime.now(timezone.utc).isoformat())
         folder = Path(arguments["reports_dir"]) / facts["run"]["id"]
         hosts = task_vars["groups"][facts["run"]["env"]]
-        own = folder / facts["host"] if len(hosts) > 1 else folder
+        own = reports.of_host(folder, facts["host"]) if len(hosts) > 1 else folder
         if not self._task.check_mode:
             reports.write(own, written, report.markdown(written))
-            show(report.result_screen(written, os.path.relpath(own / "report.md")), task_vars)
+            show(report.result_screen(written, shortest(own / "report.md")), task_vars)
             if len(hosts) > 1:
-                show(combined(folder, hosts, task_vars["ansible_play_batch"]), None)
+                show(combined(folder, hosts, reports.begun(task_vars)), None)
             self.keep_on_host(written, arguments["host_dir"], task_vars)
         elif judged.outcome == verdict.SUCCEEDED:
             show("CHECK     this is what a run would do; nothing was changed", task_vars)
@@ -56,14 +57,23 @@ class ActionModule(ActionBase):
     def keep_on_host(self, written: dict[str, Any], host_dir: str, task_vars: dict[str, Any]) -> None:
         """Write the report on the host, too. That it could not be kept there does not change how the run ended."""
         arguments = {"host_dir": host_dir, "written": written, "text": report.markdown(written)}
-        kept = self._execute_module("habitat.runbook.report", arguments, task_vars=task_vars)
-        if kept.get("failed") or kept.get("unreachable"):
+        try:
+            kept = self._execute_module("habitat.runbook.report", arguments, task_vars=task_vars)
+        except AnsibleConnectionFailure as error:
+            kept = {"failed": True, "msg": str(error)}
+        if kept.get("failed"):
             show(f"  warn  the report could not be kept on {written['host']}: {reason(kept)}", task_vars)
 
 
-def combined(folder: Path, hosts: list[str], batch: list[str]) -> str:
+def shortest(path: Path) -> str:
+    """The path as it is typed from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def combined(folder: Path, hosts: list[str], begun: dict[str, str]) -> str:
     """Write the report over all hosts and return its table."""
     with reports.alone(folder):
-        whole = fleet.combine(reports.of_hosts(folder), hosts, batch)
+        whole = fleet.combine(reports.of_hosts(folder), hosts, begun)
         reports.write(folder, whole, fleet.markdown(whole))
     return fleet.screen(whole)

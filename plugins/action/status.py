@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.habitat.runbook.plugins.module_utils import last_run, status_screen
+from ansible_collections.habitat.runbook.plugins.plugin_utils import reports
 from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
 
@@ -42,7 +43,8 @@ class ActionModule(ActionBase):
 
 def newest_report(folder: Path, env: str, host: str) -> dict[str, Any] | None:
     """The newest report of a host on this controller; run ids sort by their time."""
-    for path in sorted([*folder.glob("*/report.json"), *folder.glob(f"*/{host}/report.json")], reverse=True):
+    own = reports.of_host(Path(), host)
+    for path in sorted([*folder.glob("*/report.json"), *folder.glob(f"*/{own}/report.json")], reverse=True):
         found = last_run.read(path)
         if found and found["run"]["env"] == env and found["host"] == host:
             return found

@@ -26,7 +26,8 @@ class ActionModule(ActionBase):
         _, arguments = self.validate_argument_spec(
             {"reports_dir": {"type": "path", "required": True}, "run_id": {"type": "str", "required": True}}
         )
-        why = fleet.stopped_by(reports.of_hosts(Path(arguments["reports_dir"]) / arguments["run_id"]))
+        folder = Path(arguments["reports_dir"]) / arguments["run_id"]
+        why = fleet.stopped_by(reports.of_hosts(folder), reports.begun(task_vars or {}))
         result.update(changed=False)
         if why:
             show(refusal(why, "", "put that right first, then run the same command again"), task_vars)

@@ -37,13 +37,16 @@ class CallbackModule(Default):
         super().__init__()
         self._json = False
         self._env = ""
+        self._several = False
 
     @property
     def _quiet(self) -> bool:
         return self._display.verbosity == 0
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        given = play.get_variable_manager().extra_vars
+        known = play.get_variable_manager()
+        self._several = len(known.get_vars(play=play).get("ansible_play_hosts_all", ())) > 1
+        given = known.extra_vars
         self._json = given.get("output") == "json"
         self._env = f" -e env={plain(given['env'])}" if "env" in given else ""
         if not self._quiet:
@@ -88,7 +91,8 @@ class CallbackModule(Default):
         if not self._quiet:
             super().v2_runner_on_failed(result, ignore_errors)
         elif not (ignore_errors or result._result.get("said") or _is_rescued(result._task)):
-            self._display.display(_explanation(result._task.get_name(), result._result))
+            text = _explanation(result._task.get_name(), result._result)
+            self._display.display(f"{result._host.get_name()} | {text}" if self._several else text)
 
     def v2_runner_on_unreachable(self, result: TaskResult) -> None:
         if self._quiet:

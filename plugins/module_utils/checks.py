@@ -35,9 +35,10 @@ SELECT current_setting('server_version_num')::int AS number, current_setting('se
        pg_has_role('pg_signal_backend', 'USAGE') AS may_end_sessions,
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
          - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS free_connections,
-       (SELECT coalesce(max(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind IN ('r', 'm')) AS largest,
        (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname) AS prepared
 FROM pg_database d WHERE d.datname = current_database()"""
+
+_LARGEST = "SELECT coalesce(max(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind IN ('r', 'm')"
 
 _SESSIONS = """
 SELECT pid, usename AS role, application_name AS app, state, left(query, 200) AS query,
@@ -67,6 +68,12 @@ def read_server(connection: psycopg.Connection) -> dict[str, Any]:
     """Facts about the server and the database this connection is in, as one dict."""
     row = connection.cursor(row_factory=dict_row).execute(_SERVER).fetchone() or {}
     return dict(row, pooled=connection.pgconn.backend_pid != row.get("pid"))
+
+
+def read_largest(connection: psycopg.Connection) -> int:
+    """Bytes of the largest table with all that belongs to it. Waits for who has locked one for himself alone."""
+    row = connection.execute(_LARGEST).fetchone()
+    return row[0] if row else 0
 
 
 def read_sessions(connection: psycopg.Connection) -> list[dict[str, Any]]:
@@ -152,17 +159,19 @@ def check_sessions(
     return checks or [ok(f"no transaction open for {duration(max_seconds)} or longer, no unknown session")]
 
 
-def check_tools(bin_dir: str | None, server_major: int, container: str | None = None, server_minor: int = 0) -> Check:
-    """pg_dump and pg_restore are there and not older than the server.
+def check_tools(bin_dir: str | None, server_number: int, container: str | None = None) -> Check:
+    """pg_dump and pg_restore are there and not older than the server, whose server_version_num is ``server_number``.
 
     Without ``bin_dir`` those inside the container with the id ``container`` will do, see ``find_tools``.
     """
     if bin_dir or container is None:
-        return _check_host_tools(bin_dir, server_major)
+        return _check_host_tools(bin_dir, server_number // 10000)
     try:
-        tools = find_tools(None, server_major * 10000 + server_minor, container)
+        tools = find_tools(None, server_number, container)
     except BackupError as error:
-        return Check("fail", str(error), f"install the client programs of PostgreSQL {server_major} on this host")
+        return Check(
+            "fail", str(error), f"install the client programs of PostgreSQL {server_number // 10000} on this host"
+        )
     return ok(f"pg_dump {tools.version}{tools.place or ' is not older than the server'}")
 
 

@@ -58,7 +58,7 @@ def docker(*arguments: str, seconds: float = _SECONDS) -> str:
 
 def _explained(verb: str, messages: str) -> str:
     message = " ".join(messages.split()) or "it gave no reason"
-    if "permission denied" in message.lower():
+    if "permission denied" in message.lower() and "docker.sock" in message:
         user = _user()
         return f"user {user} may not talk to Docker on this host; add it to the group: usermod -aG docker {user}"
     if "cannot connect" in message.lower() or "error during connect" in message.lower():

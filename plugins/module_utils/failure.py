@@ -17,7 +17,8 @@ _ADVICE = {
     "2D000": "a COMMIT inside DO or a procedure needs `-- migrate: transaction=false` at the top of the file",
     "55P03": "another session holds the lock: end it (status.yml names long transactions) and run this again",
     "55P04": "a new enum value is usable after its commit only: put its use into the next migration",
-    "57014": "raise statement_timeout for this file (`-- migrate: statement_timeout=30min`) or split it",
+    "57014": "raise statement_timeout for this file (`-- migrate: statement_timeout=30min`) or split it, "
+    "unless somebody cancelled it",
     "42501": "the migrating role lacks a right: grant it, or run this statement once as a superuser",
 }
 """What to do by SQLSTATE (PostgreSQL documentation, appendix A) where the server's own HINT says nothing."""

@@ -24,20 +24,22 @@ from ansible_collections.habitat.runbook.plugins.module_utils import holder
 from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check, ok
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import copy_kind
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
+from ansible_collections.habitat.runbook.plugins.module_utils.run_lock import holder_pid
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 from psycopg.rows import dict_row
 
 _DATABASE = """
-SELECT d.oid::bigint AS oid, d.datname AS name FROM pg_catalog.pg_database d
+SELECT d.oid::bigint AS oid, d.datname AS name, c.system_identifier::text AS server
+FROM pg_catalog.pg_database d, pg_catalog.pg_control_system() c
 WHERE d.datname = pg_catalog.current_database()"""
 
 _GRANTS = """
-SELECT CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee) END AS grantee, a.is_grantable AS grantable,
+SELECT a.grantee::bigint AS oid, pg_catalog.pg_get_userbyid(a.grantee) AS name, a.is_grantable AS grantable,
        a.grantor = d.datdba AS by_owner
 FROM pg_catalog.pg_database d,
      pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS a
 WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT' AND a.grantee <> d.datdba
-ORDER BY 1 NULLS FIRST"""
+ORDER BY 1"""
 
 # A role that is a member of the owner's connects by the owner's right, and a superuser by none.
 _ROLES = """
@@ -76,7 +78,8 @@ def close(
 ) -> dict[str, Any]:
     """Close the fence around the connection's database and return its record, which is in ``run_dir``, too.
 
-    The record is ``{"oid", "grants": [{"grantee": str or None for PUBLIC, "grantable": bool}], "ended_roles": [str]}``.
+    The record is ``{"server": identifier, "oid": the database's, "grants": [{"oid": the role's, 0 for PUBLIC,
+    "grantable": bool}], "ended_roles": [str]}``.
     Without ``by_right`` no right is touched and the sessions of all ``writer_roles`` are ended, which is weaker; those
     that ours may not end are left out. Nobody else loses a session by this. Closing one that is closed keeps the first
     record.
@@ -87,14 +90,16 @@ def close(
     database, grants, roles = _read(connection, writer_roles)
     by_right = by_right and all(grant["by_owner"] for grant in grants)
     record = {
+        "server": database["server"],
         "oid": database["oid"],
-        "grants": [{name: grant[name] for name in ("grantee", "grantable")} for grant in grants if by_right],
+        "grants": [{name: grant[name] for name in ("oid", "grantable")} for grant in grants if by_right],
         "ended_roles": [role["role"] for role in roles if role["may_end"] and (role["shared"] or not by_right)],
     }
     _write(path, record)
+    names = {grant["oid"]: grant["name"] for grant in grants}
     with connection.transaction():
         for grant in record["grants"]:
-            grantee = quoted(grant["grantee"]) if grant["grantee"] else "PUBLIC"
+            grantee = quoted(names[grant["oid"]]) if grant["oid"] else "PUBLIC"
             connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database['name'])} FROM {grantee}".encode())
     return record
 
@@ -120,12 +125,13 @@ def logins(connection: psycopg.Connection) -> set[int]:
 
 
 def left_over(own: Path) -> list[Path]:
-    """Folders of other runs on this host, beside this run's ``own``, that have a fence on record."""
-    return sorted(path.parent for path in own.parent.glob(f"*/{holder.FENCE}") if path.parent != own)
+    """Folders of other runs on this host, beside this run's ``own``, that have a fence on record and no holder."""
+    folders = sorted(path.parent for path in own.parent.glob(f"*/{holder.FENCE}") if path.parent != own)
+    return [folder for folder in folders if holder_pid(folder) is None]
 
 
 def open_left_over(connection: psycopg.Connection, folders: list[Path], database: str) -> list[str]:
-    """Open the fences that dead runs left around a database; returns their run ids.
+    """Open the fences that dead runs left around a database of this server; returns their run ids.
 
     To be called by the run that holds the database's lock: while it does, no other one can have closed its fence.
     """
@@ -136,6 +142,13 @@ def open_left_over(connection: psycopg.Connection, folders: list[Path], database
             shutil.rmtree(folder, ignore_errors=True)
             opened.append(folder.name)
     return opened
+
+
+def ask_holder(run_dir: str) -> None:
+    """Have the run lock's holder open the fence; it has a session to the server already."""
+    path = Path(run_dir) / holder.FENCE
+    if path.exists():
+        _write(path, {**json.loads(path.read_text()), "open": True})
 
 
 def kept_out(connection: psycopg.Connection, writer_roles: list[str]) -> list[str]:
@@ -186,8 +199,10 @@ def _read(
 
 
 def _is_of(connection: psycopg.Connection, record: dict[str, Any], database: str) -> bool:
+    """Whether the record is of this server and of the database, be it kept under another name or gone by now."""
+    here = _read(connection, [])[0]["server"]
     row = connection.execute(holder.NAME_OF, [record["oid"]]).fetchone()
-    return row is None or row[0] == database or copy_kind(database, row[0]) is not None
+    return record["server"] == here and (row is None or row[0] == database or copy_kind(database, row[0]) is not None)
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -74,9 +74,19 @@ def let_in(connection: psycopg.Connection, record: dict[str, Any], name: str | N
     if name is None:
         return
     for grant in record["grants"]:
-        grantee = sql.Identifier(grant["grantee"]) if grant["grantee"] else sql.SQL("PUBLIC")
+        grantee = _grantee(connection, grant)
+        if grantee is None:
+            continue
         option = sql.SQL(" WITH GRANT OPTION" if grant["grantable"] else "")
         connection.execute(_GRANT.format(sql.Identifier(name), grantee, option))
+
+
+def _grantee(connection: psycopg.Connection, grant: dict[str, Any]) -> sql.Composable | None:
+    """The role by its oid, whatever it is called by now; None when it is gone."""
+    if not grant["oid"]:
+        return sql.SQL("PUBLIC")
+    row = connection.execute("SELECT rolname FROM pg_catalog.pg_roles WHERE oid = %s", [grant["oid"]]).fetchone()
+    return sql.Identifier(row[0]) if row else None
 
 
 def main(folder: Path) -> int:
@@ -97,11 +107,15 @@ def main(folder: Path) -> int:
     print(json.dumps({"held": True, "pid": os.getpid()}), flush=True)
     _leave_caller()
     with contextlib.suppress(psycopg.Error):
-        while not stopped and not _gone(controller) and _alive(folder / "step", task["silence"]):
+        # A step outlives the controller; nobody is let in before its end.
+        while not stopped and _alive(folder / "step", 0 if _gone(controller) else task["silence"]):
             label = _follow_phase(connection, folder / "step", label)
             fence = _fence(folder)
-            if fence and fence["ended_roles"]:
-                connection.execute(_END, [fence["oid"], fence["ended_roles"]])
+            if fence and fence.get("open"):
+                let_in(connection, fence)
+                (folder / FENCE).unlink()
+            elif fence and fence["ended_roles"]:
+                _end(connection, fence, label)
             time.sleep(FENCED_POLL_SECONDS if fence else POLL_SECONDS)
     connection.close()
     if _opened(folder, task["connect"]):
@@ -129,6 +143,14 @@ def _opened(folder: Path, connect: dict[str, Any]) -> bool:
                 return False
             time.sleep(POLL_SECONDS)
     return True
+
+
+def _end(connection: psycopg.Connection, fence: dict[str, Any], label: dict[str, Any]) -> None:
+    # The label is read from the session's last query, whichever that is.
+    query = _END + _comment(label).replace("%", "%%")
+    # Somebody may have become a superuser meanwhile.
+    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+        connection.execute(query.encode(), [fence["oid"], fence["ended_roles"]])
 
 
 def _leave_caller() -> None:
@@ -173,9 +195,13 @@ def _follow_phase(connection: psycopg.Connection, step: Path, label: dict[str, A
 
 
 def _show(connection: psycopg.Connection, label: dict[str, Any]) -> None:
+    connection.execute(f"SELECT 1{_comment(label)}".encode())
+
+
+def _comment(label: dict[str, Any]) -> str:
     # Written so, no text can end the comment, and it is the same JSON.
     text = json.dumps(label).replace("/", "\\u002f")
-    connection.execute(f"SELECT 1 /* {text} */".encode())
+    return f" /* {text} */"
 
 
 if __name__ == "__main__":

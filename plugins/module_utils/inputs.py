@@ -18,13 +18,15 @@ from ansible_collections.habitat.runbook.plugins.module_utils.table import print
 RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}")
 """Form of a run id: UTC time of its start and three random characters, as in 20261122t100211z-k3f."""
 
+CONFIRMED = "production"
+"""The environment that has to be named once more, by confirm, before it is changed."""
+
 _STEPS = re.compile(r"[1-9][0-9]{0,2}")
 _VERSION = re.compile(r"v?([0-9]{1,20})")
 # Variables of Ansible itself, of AWX, and of inventories that an operator overrides for one run on purpose.
 _FOREIGN = re.compile(r"(ansible|awx|tower|habitat)_\w+")
 _SHOWN = 60
 _KNOWN_MANAGERS = ("compose", "systemd", "supervisor")
-_CONFIRMED = "production"
 
 
 class Refused(Exception):
@@ -134,7 +136,7 @@ def check_environment(
         raise Refused(f'--limit "{plain(limit)}" hides hosts from the runbook', "env names the hosts", "leave it out")
     if not groups[env]:
         raise Refused(f"environment {env} has no host", f"inventories/{env}.yml names none", "add the host")
-    if confirmed and env == _CONFIRMED and inputs.get("confirm") != env:
+    if confirmed and env == CONFIRMED and inputs.get("confirm") != env:
         found = f'confirm is "{plain(inputs["confirm"])}"' if "confirm" in inputs else "confirm is not given"
         raise Refused(f"{env} needs to be confirmed", found, f"add -e confirm={env}")
     for host in groups[env]:

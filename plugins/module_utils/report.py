@@ -30,7 +30,7 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
 
     raw: run, database, host, failed_task, failed_message, said (whether a screen told why), and the results preflight,
     services, backup, stopping, applying, starting, health, healthy, health_before, public_before, public, logs,
-    choosing, restoring, swapping, accounting, planning, reverting.
+    access, lock, choosing, restoring, swapping, accounting, planning, reverting.
     """
     checked, health, starting = raw["preflight"], raw["health"], raw["starting"]
     running = raw["services"].get("running", [])
@@ -50,6 +50,8 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
         "health_message": health.get("msg", "it was not asked"),
         "probes": [*health.get("probes", []), *raw["public"].get("probes", [])],
         "public_message": raw["public"].get("msg") if raw["public"].get("failed") else None,
+        "access_message": raw["access"].get("msg"),
+        "lock_message": _lock_message(raw),
         "logs": raw["logs"].get("logs", {}),
         "window_seconds": healthy_at - stopped_at if healthy_at and stopped_at else None,
         **_versions(raw, changing),
@@ -131,6 +133,13 @@ def _health_before(raw: dict[str, Any]) -> list[dict[str, str]]:
     return health_checks({"probes": raw["health_before"]["probes"], "public_probes": public, "running": running})
 
 
+def _lock_message(raw: dict[str, Any]) -> str | None:
+    """Why the run lock could not be given back."""
+    lock = raw["lock"]
+    given = lock.get("held") is False or lock.get("holder") is not None
+    return None if given or raw["failed_task"] == "Take or give back the run lock" else lock.get("msg")
+
+
 def _notes(raw: dict[str, Any]) -> list[dict[str, str]]:
     """What a rollback found odd but not in its way."""
     return [{"state": "warn", "text": text, "next": ""} for text in raw["choosing"].get("notes", [])]
@@ -143,7 +152,7 @@ def build(facts: dict[str, Any], verdict: Verdict, finished_at: str) -> dict[str
         "checks", "plan", "backup", "running", "applied", "failure", "failed_task", "failed_message",
         "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source", "removed",
         "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back", "reverts", "losses",
-        "reverted", "remarks", "logs",
+        "reverted", "remarks", "logs", "lock_message",
     )  # fmt: skip
     return {"format": FORMAT, **verdict.as_data(), "finished_at": finished_at, **{name: facts[name] for name in kept}}
 
@@ -168,6 +177,8 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
         lines.append(labelled("FAILED", f"{report['failed_task']}: {report['failed_message']}"))
         lines += [f"  {text}" for one in report["refusals"] for text in (one["found"], one["next"]) if text]
     lines += _logs(report["logs"])
+    if report["lock_message"]:
+        lines.append(f"  warn  the run lock could not be given back, it ends by itself: {report['lock_message']}")
     window = f"   window {duration(report['window_seconds'])}" if report["window_seconds"] is not None else ""
     written = f"   report: {where}" if where else ""
     lines.append(labelled("RESULT", f"{WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))

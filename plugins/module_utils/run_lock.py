@@ -98,13 +98,15 @@ def _start(script: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 def release(connection: psycopg.Connection, folder: Path, run_id: str) -> bool:
     """End this run's holder and wait until it is gone; False when it was not there any more."""
-    pid = _holder_pid(folder)
+    pid = holder_pid(folder)
     if pid is None:
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     query = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
-    deadline = time.monotonic() + _END_SECONDS
+    # It ends when the fence is open, for which the server may have to come back first.
+    patience = _END_SECONDS + (holder.OPEN_SECONDS if (folder / holder.FENCE).exists() else 0)
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         row = connection.execute(query, [lock_application_name(run_id)]).fetchone()
         if not (row and row[0]) and not _runs(pid, folder):
@@ -113,7 +115,7 @@ def release(connection: psycopg.Connection, folder: Path, run_id: str) -> bool:
     raise LockError(f"the run lock's holder (pid {pid}) does not end")
 
 
-def _holder_pid(folder: Path) -> int | None:
+def holder_pid(folder: Path) -> int | None:
     """The process that runs this folder's holder.py, found by its argument list, never by a number on file."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return next((pid for pid in pids if _runs(pid, folder)), None)

@@ -52,10 +52,11 @@ class Manager(Protocol):
     def start(self, names: list[str]) -> str:
         """Start services by their full names and return what went wrong, or an empty text."""
 
-    def log(self, name: str, lines: int, own: bool = False) -> str:
+    def log(self, name: str, lines: int, own: bool = False, since: float | None = None) -> str:
         """The last lines of each log of a service; a sentence in brackets for what cannot be read.
 
-        own: without what the manager itself writes into it.
+        own: without what the manager itself writes into it; since: only what is newer than this, in seconds since the
+        epoch, where the manager keeps times.
         """
 
     def command_for_log(self, name: str) -> str:
@@ -101,10 +102,12 @@ def start_services(manager: Manager, names: list[str], check: bool = False) -> d
     return found
 
 
-def read_logs(manager: Manager, found: dict[str, list[str]], lines: int) -> dict[str, list[str]]:
+def read_logs(
+    manager: Manager, found: dict[str, list[str]], lines: int, since: float | None = None
+) -> dict[str, list[str]]:
     """The last lines of the log of each service that read_services found, by its full name; empty for no lines."""
     names = found["running"] + found["stopped"] if lines > 0 else []
-    return {name: last_lines(manager.log(name, lines), manager.logs_kept * lines) for name in names}
+    return {name: last_lines(manager.log(name, lines, since=since), manager.logs_kept * lines) for name in names}
 
 
 def _see(manager: Manager, names: list[str], wanted: str, verb: str, complaint: str) -> None:

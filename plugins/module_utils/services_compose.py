@@ -70,12 +70,12 @@ class ComposeServices:
         """See services.Manager: the containers as they are; what changed in the Compose file since does not count."""
         return _ordered("start", names)
 
-    def log(self, name: str, lines: int, own: bool = False) -> str:
+    def log(self, name: str, lines: int, own: bool = False, since: float | None = None) -> str:
         """See services.Manager."""
         program = shutil.which("docker") or "docker"
         try:
             done = subprocess.run(
-                [program, "logs", "--tail", str(lines), name],
+                [program, "logs", "--tail", str(lines), *([f"--since={since}"] if since is not None else []), name],
                 # Both in one pipe, so that they come in the order in which Docker got them.
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -85,8 +85,8 @@ class SupervisorServices:
                     faults.append(fault.faultString)
         return ", ".join(faults)
 
-    def log(self, name: str, lines: int, own: bool = False) -> str:
-        """See services.Manager: what it wrote to stdout, then what it wrote to stderr."""
+    def log(self, name: str, lines: int, own: bool = False, since: float | None = None) -> str:
+        """See services.Manager: what it wrote to stdout, then what it wrote to stderr; Supervisor keeps no times."""
         parts = [self._tail(name, channel, lines * LINE) for channel in ("Stdout", "Stderr")]
         return "\n".join("\n".join(part.splitlines()[-lines:]) for part in parts if part)
 

@@ -61,11 +61,13 @@ class SystemdServices:
             raise ServiceError(self._explained(verb, done.stderr))
         return done.stderr if done.returncode else ""
 
-    def log(self, name: str, lines: int, own: bool = False) -> str:
+    def log(self, name: str, lines: int, own: bool = False, since: float | None = None) -> str:
         """See services.Manager; systemd itself writes into it that a unit started, failed and so on."""
         # The fields are on what the unit's own processes wrote (systemd.journal-fields(7)).
         field, option = ("_SYSTEMD_USER_UNIT", "--user-unit") if self._user else ("_SYSTEMD_UNIT", "--unit")
         arguments = ["--no-pager", "--output=cat", f"--lines={lines}"]
+        if since is not None:
+            arguments.append(f"--since=@{int(since)}")
         try:
             done = _run("journalctl", [*arguments, f"{field if own else option}={name}"], _SECONDS)
             if not done.stdout.startswith(_NO_ENTRIES) and not done.returncode and done.stdout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import screens
+from ansible_collections.habitat.runbook.plugins.module_utils.inputs import CONFIRMED
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
@@ -38,7 +39,7 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
         **{name: facts[name] for name in ("env", "host", "database", "services", "probes", "backups")},
         "last_run": facts["last_run"],
         **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
-        **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out")},
+        **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out", "left_over")},
         "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
         "long_transactions": [one for one in facts["around"]["sessions"] if (one["seconds"] or 0) > LONG_SECONDS],
     }
@@ -49,7 +50,8 @@ def status(data: dict[str, Any]) -> str:
     """The status table; data is what ``-e output=json`` prints.
 
     Keys: env, host, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped,
-    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, long_transactions, next.
+    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, left_over, long_transactions,
+    next.
     """
     lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
     lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
@@ -148,7 +150,7 @@ def _history(history: list[dict[str, Any]]) -> list[str]:
 
 def _last_run(run: dict[str, Any] | None) -> str:
     if run is None:
-        return "none on this controller"
+        return "none"
     return f"{run['run']['id']} {run['outcome'].replace('_', ' ')}, schema {run['schema']}, by {run['run']['operator']}"
 
 
@@ -160,21 +162,38 @@ def next_step(data: dict[str, Any]) -> str:
     if data["refusals"]:
         return data["refusals"][0]["next"] or "correct what PROBLEM says"
     if data["kept_out"]:
-        roles = ", ".join(quoted(role) for role in data["kept_out"])
-        return f"as the owner: GRANT CONNECT ON DATABASE {quoted(data['database'])} TO {roles}"
+        return _let_in(data)
     if _still_to_do(data):
         last = data["last_run"]
         return f"{last['next']} (said by run {last['run']['id']})"
-    if not data["services"]["running"]:
-        return f"the services are down; on {data['host']}: {data['services']['start_with']}"
-    if not data["healthy"]:
-        return "the API is not healthy: look at its log"
-    if data["services"]["stopped"]:
-        stopped = ", ".join(data["services"]["stopped"])
-        return f"start {stopped}, unless it is stopped on purpose; on {data['host']}: {data['services']['start_with']}"
+    wrong = _wrong_with_services(data)
+    if wrong:
+        return wrong
     if any(one["state"] in ("pending", "partial") for one in data["versions"]):
         return f"ansible-playbook migrate.yml -e env={env}"
     return "nothing to do"
+
+
+def _let_in(data: dict[str, Any]) -> str:
+    if data["left_over"]:
+        env = data["env"]
+        backup = f"ansible-playbook playbooks/backup.yml -e env={env}{f' -e confirm={env}' if env == CONFIRMED else ''}"
+        return f"let the application in again, with a backup: {backup}"
+    roles = ", ".join(quoted(role) for role in data["kept_out"])
+    return f"as the owner: GRANT CONNECT ON DATABASE {quoted(data['database'])} TO {roles}"
+
+
+def _wrong_with_services(data: dict[str, Any]) -> str:
+    services, on = data["services"], f"on {data['host']}: {data['services']['start_with']}"
+    if not services["running"] and not services["stopped"]:
+        return "no service is known: correct habitat_services"
+    if not services["running"]:
+        return f"the services are down; {on}"
+    if not data["healthy"]:
+        return "the API is not healthy: look at its log"
+    if services["stopped"]:
+        return f"start {', '.join(services['stopped'])}, unless it is stopped on purpose; {on}"
+    return ""
 
 
 def _still_to_do(data: dict[str, Any]) -> bool:

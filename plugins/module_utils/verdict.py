@@ -55,20 +55,19 @@ def judge(facts: dict[str, Any]) -> Verdict:
     if not facts["stopped"]:
         outcome = STOPPED_SAFE if facts["backup_tried"] else REFUSED
         return Verdict(outcome, schema, f"The services were not touched, {_schema(facts)}.", _try_again(facts))
-    state = " ".join(filter(None, (_what_happened(facts), _put_back(facts), _services(facts))))
+    state = " ".join(filter(None, (_what_happened(facts), _put_back(facts), _access(facts), _services(facts))))
     if facts["swap"] == SWAP_UNKNOWN:
         return Verdict(NEEDS_OPERATOR, schema, state, _status(facts))
     if facts["running"] and not (facts["started"] and facts["healthy"]):
         return Verdict(NEEDS_OPERATOR, schema, state, _way_back(facts))
     if _unknown(facts):
         return Verdict(NEEDS_OPERATOR, schema, state, _status(facts))
-    if facts["public_message"]:
-        return Verdict(
-            NEEDS_OPERATOR, schema, state, "look at what is between: name, proxy, certificate; the database is in order"
-        )
     if facts["put_back"]:
         outcome = ROLLED_BACK if facts["put_back"]["done"] else NEEDS_OPERATOR
         return Verdict(outcome, schema, state, _correct(facts) if facts["put_back"]["done"] else _way_back(facts))
+    if facts["public_message"] and not facts["failure"]:
+        between = "look at what is between: name, proxy, certificate; the database is in order"
+        return Verdict(NEEDS_OPERATOR, schema, state, between)
     return Verdict(STOPPED_SAFE, schema, state, _correct(facts))
 
 
@@ -181,6 +180,12 @@ def _schema(facts: dict[str, Any]) -> str:
         return "which schema the database has was not read"
     version = facts["to_version"]
     return f"the schema is at {version}" if version else "no migration is applied"
+
+
+def _access(facts: dict[str, Any]) -> str:
+    if not facts["access_message"]:
+        return ""
+    return f"The application is still kept out of the database, until this run's lock ends: {facts['access_message']}."
 
 
 def _services(facts: dict[str, Any]) -> str:

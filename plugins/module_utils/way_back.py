@@ -145,7 +145,7 @@ def _chosen_backup(connection: psycopg.Connection, given: dict[str, Any]) -> dic
 def _check_backup(
     connection: psycopg.Connection, given: dict[str, Any], told: dict[str, Any], server: dict[str, Any]
 ) -> list[checks.Check]:
-    found = [checks.check_tools(given["bin_dir"], server["number"] // 10000, given["programs_in"])]
+    found = [checks.check_tools(given["bin_dir"], server["number"], given["programs_in"])]
     missing = missing_roles(connection, told["database"]["properties"], told["database"]["owner"])
     if missing:
         text = f"the backup needs roles that are not there: {', '.join(missing)}"

@@ -55,9 +55,19 @@ def window(
             yield found
         finally:
             if run_dir:
-                with contextlib.suppress(psycopg.Error, OSError), reconnect() as again:
-                    if not found.stays_closed or lock_missing(again, parameters):
-                        fence.open_again(again, run_dir)
+                _leave(reconnect, parameters, found.stays_closed)
+
+
+def _leave(reconnect: Callable[[], psycopg.Connection], parameters: dict[str, Any], stays_closed: bool) -> None:
+    """Open the fence unless it has to stay closed, for which somebody must be there who opens it later."""
+    try:
+        with reconnect() as again:
+            if not stays_closed or lock_missing(again, parameters):
+                fence.open_again(again, parameters["run_dir"])
+    except (psycopg.Error, OSError):
+        # A server that takes no connection at this moment may still answer to the holder's.
+        if not stays_closed:
+            fence.ask_holder(parameters["run_dir"])
 
 
 def _close(connection: psycopg.Connection, parameters: dict[str, Any]) -> tuple[dict[str, Any] | None, Refusal | None]:

@@ -148,7 +148,11 @@ def work(module: AnsibleModule) -> dict[str, Any]:
         database=given["login_db"],
         owner=given["owner"],
         writers=given["writer_roles"],
-        passwords={given["owner"]: given["owner_password"], **given["writer_passwords"]},
+        # One that YAML takes for a number was meant as it was written.
+        passwords={
+            given["owner"]: given["owner_password"],
+            **{role: str(password) for role, password in given["writer_passwords"].items()},
+        },
         take_over=given["take_over"],
         grant_app=given["grant_app"],
     )

@@ -152,16 +152,16 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
 
 
 def run_checks(
-    module: AnsibleModule, state: dict[str, Any], fencing: list[Any], room: int | str
+    module: AnsibleModule, state: dict[str, Any], fencing: list[Any], room: int | str, largest: int
 ) -> list[dict[str, str]]:
     from ansible_collections.habitat.runbook.plugins.module_utils import checks
 
     parameters, server = module.params, state["server"]
     found = checks.check_server(server)
-    found.append(checks.check_tools(parameters["bin_dir"], server["number"] // 10000, container_of(module)))
+    found.append(checks.check_tools(parameters["bin_dir"], server["number"], container_of(module)))
     found.append(checks.check_space(parameters["backup_dir"], server["size"], "space for the backup"))
     if isinstance(room, int):
-        found.append(checks.check_room(room, server["largest"], "space for the data", "the server's data folder"))
+        found.append(checks.check_room(room, largest, "space for the data", "the server's data folder"))
     limit = parameters["max_transaction"]
     found += checks.check_sessions(state["sessions"], server["prepared"], parameters["writer_roles"], limit)
     found += fencing
@@ -205,7 +205,7 @@ def main() -> None:
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import fence, restore_point
+    from ansible_collections.habitat.runbook.plugins.module_utils import checks, fence, restore_point
     from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
     from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
@@ -214,15 +214,16 @@ def main() -> None:
     with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
         state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
         state.update(read_surroundings(connection))
+        largest = checks.read_largest(connection)
         in_the_way = check_swap(connection, state["server"], state["sessions"])
         by_right = not changes_access(parameters["plan"], {one["version"] for one in state["pending"]})
         fencing = fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
     room, budget = data_room(module), parameters["restore_point_budget"]
     point = restore_point.plan_point(state["server"], in_the_way, parameters["on_partial"], budget, room)
     state["restore_point"] = point.as_data()
-    checks = run_checks(module, state, fencing, room)
+    found = run_checks(module, state, fencing, room, largest)
     kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
-    module.exit_json(changed=False, checks=checks, staged_plan=kept, fence_by_right=by_right, **state)
+    module.exit_json(changed=False, checks=found, staged_plan=kept, fence_by_right=by_right, **state)
 
 
 if __name__ == "__main__":

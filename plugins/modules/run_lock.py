@@ -123,13 +123,19 @@ def take(module: AnsibleModule) -> None:
 
 def open_fences(module: AnsibleModule, connect: dict[str, Any]) -> None:
     """Let the application in where a dead run has left it kept out."""
+    import psycopg
     from ansible_collections.habitat.runbook.plugins.module_utils import fence
 
     folders = fence.left_over(Path(module.params["run_dir"]))
-    if folders:
+    if not folders:
+        return
+    try:
         with open_connection(module, connect) as connection:
             for run_id in fence.open_left_over(connection, folders, module.params["login_db"]):
                 module.warn(f"run {run_id} was cut off and had kept the application out; it may connect again")
+    except (psycopg.Error, OSError, ValueError, KeyError) as error:
+        there = ", ".join(str(folder) for folder in folders)
+        module.warn(f"what a dead run has on record about who may connect cannot be used ({there}): {error}; see status.yml")
 
 
 def give_back(module: AnsibleModule) -> None:

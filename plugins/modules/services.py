@@ -52,6 +52,11 @@ options:
       - Supervisor keeps two logs of a process, stdout and stderr, and this many lines of each are returned.
     type: int
     default: 0
+  log_since:
+    description:
+      - Only lines of the logs that are newer than this, in seconds since the epoch by the host's clock.
+      - Supervisor keeps no times, so it does not count there.
+    type: float
 author:
   - The Habitat team (@habitat)
 attributes:
@@ -107,6 +112,10 @@ stopped:
   returned: success
   type: list
   elements: str
+begun_at:
+  description: When the module began, in seconds since the epoch by this host's clock.
+  returned: success
+  type: float
 start_with:
   description: What is typed on the host to start all of them by hand.
   returned: success
@@ -122,6 +131,7 @@ logs:
   sample: {habitat-api-1: [listening on port 8000]}
 """
 
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -152,7 +162,7 @@ def manager_of(options: dict[str, Any]) -> Manager:
 
 def work(options: dict[str, Any], check: bool) -> dict[str, Any]:
     manager, names, state = manager_of(options), options["names"], options["state"]
-    changed = False
+    changed, begun_at = False, time.time()
     if state == "stopped":
         found = stop_services(manager, names, check)
         changed = bool(found["running"])
@@ -162,8 +172,8 @@ def work(options: dict[str, Any], check: bool) -> dict[str, Any]:
     else:
         found = read_services(manager, names)
     start_with = manager.command_to_start(found["running"] + found["stopped"])
-    logs = read_logs(manager, found, options["log_lines"])
-    return dict(found, changed=changed, start_with=start_with, logs=logs)
+    logs = read_logs(manager, found, options["log_lines"], options["log_since"])
+    return dict(found, changed=changed, begun_at=begun_at, start_with=start_with, logs=logs)
 
 
 def main() -> None:
@@ -177,6 +187,7 @@ def main() -> None:
             "file": {"type": "str"},
             "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
             "log_lines": {"type": "int", "default": 0},
+            "log_since": {"type": "float"},
         },
         required_if=[("manager", "supervisor", ["server_url"]), ("manager", "compose", ["folder", "file"])],
         supports_check_mode=True,

@@ -30,8 +30,8 @@ options:
     type: list
     elements: str
     default: []
-  reports_dir:
-    description: Folder of the reports that are kept on this host.
+  state_dir:
+    description: Folder of the runs and of their reports on this host.
     type: path
 extends_documentation_fragment:
   - community.postgresql.postgres
@@ -69,8 +69,13 @@ restore_point:
 last_run:
   description: >-
     The newest report kept on this host: run, host, outcome, schema, finished_at, state and next; null without one.
-  returned: with O(reports_dir)
+  returned: with O(state_dir)
   type: dict
+left_over:
+  description: Dead runs on this host that have on record whom they kept out of a database.
+  returned: with O(state_dir)
+  type: list
+  elements: str
 kept_out:
   description: Those of O(writer_roles) that may not connect to the database now.
   returned: success
@@ -123,7 +128,7 @@ def main() -> None:
         restore_point_budget={"type": "float", "default": 5},
         data_dir={"type": "path"},
         writer_roles={"type": "list", "elements": "str", "default": []},
-        reports_dir={"type": "path"},
+        state_dir={"type": "path"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
@@ -136,8 +141,10 @@ def main() -> None:
         around = read_surroundings(connection)
         around["copies"] = [asdict(copy) for copy in copies.list_copies(connection, module.params["login_db"])]
         around["history"] = history.read_history(connection, HISTORY_SHOWN)
-        if module.params["reports_dir"]:
-            around["last_run"] = last_run.newest(Path(module.params["reports_dir"]), module.params["env"])
+        if module.params["state_dir"]:
+            state_dir = Path(module.params["state_dir"])
+            around["last_run"] = last_run.newest(state_dir / "reports", module.params["env"])
+            around["left_over"] = [folder.name for folder in fence.left_over(state_dir / module.params["run_id"])]
         around["kept_out"] = fence.kept_out(connection, module.params["writer_roles"])
         if module.params["on_partial"]:
             in_the_way = check_swap(connection, around["server"], around["sessions"])

@@ -8,10 +8,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.habitat.runbook.plugins.module_utils import fleet
 
 
 def write(folder: Path, data: dict[str, Any], text: str) -> None:
@@ -24,9 +26,35 @@ def write(folder: Path, data: dict[str, Any], text: str) -> None:
         part.replace(folder / name)
 
 
+def of_host(folder: Path, host: str) -> Path:
+    """Folder of a host's report in that of its run."""
+    return folder / host.replace(os.sep, "_")
+
+
 def of_hosts(folder: Path) -> dict[str, dict[str, Any]]:
     """The reports in a run's folder by host."""
-    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/report.json")}
+    found = [json.loads(path.read_text()) for path in folder.glob("*/report.json")]
+    return {report["host"]: report for report in found}
+
+
+def begun(task_vars: dict[str, Any]) -> dict[str, str]:
+    """How the hosts stand that were begun in this play, for ``fleet.combine``, by what their tasks have registered."""
+    found = {}
+    for host in task_vars["ansible_play_hosts_all"]:
+        known = task_vars["hostvars"][host]
+        if "turn_taken" not in known:
+            continue
+        if host in task_vars["ansible_play_batch"]:
+            found[host] = fleet.GOING_ON
+        else:
+            found[host] = fleet.NOTHING_TO_DO if _had_nothing_to_do(known) else fleet.LOST
+    return found
+
+
+def _had_nothing_to_do(known: Mapping[str, Any]) -> bool:
+    looked = known.get("preflight_ledger") or {}
+    planned = known.get("plan_revert_found") or {}
+    return looked.get("pending") == [] or planned.get("reverts") == []
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from ansible.utils.display import Display
 
 
 def show(text: str, task_vars: dict[str, Any] | None) -> None:
-    """Show it; every line begins with the host's name while the play works on several hosts at the same time."""
+    """Show it; every line begins with the host's name where the play has several."""
     known = task_vars or {}
-    if len(known.get("ansible_play_batch", ())) > 1:
+    if len(known.get("ansible_play_hosts_all", ())) > 1:
         host = known["inventory_hostname"]
         text = "\n".join(f"{host} | {line}" for line in text.splitlines())
     Display().display(text)

@@ -242,11 +242,11 @@ def test_a_damaged_dump_is_not_read_back(server, hidden, tmp_path):
 def test_those_of_the_host_come_first(server, monkeypatch):
     monkeypatch.setenv("PATH", f"{postgres.BIN}:{os.environ['PATH']}")
     assert client_programs.find_tools(None, 150020, server.id).place == ""
-    assert checks.check_tools(None, 15, server.id, 20).text.endswith(" is not older than the server")
+    assert checks.check_tools(None, 150020, server.id).text.endswith(" is not older than the server")
 
 
 def test_those_inside_are_told(server, path):
-    check = checks.check_tools(None, 15, server.id)
+    check = checks.check_tools(None, 150000, server.id)
     version = docker("exec", server.id, "pg_dump", "--version").split()[2]
     assert (check.state, check.text) == ("ok", f"pg_dump {version} inside container {server.name}")
 
@@ -262,13 +262,13 @@ def test_older_ones_of_the_host_do_not_do(server, path):
         client_programs.find_tools(None, 160000, server.id)
     assert str(refused.value).startswith(f"{path}/pg_dump is 15.")
     assert f"bin_dir; pg_dump inside container {server.name} is 15." in str(refused.value)
-    assert checks.check_tools(None, 16, server.id).state == "fail"
+    assert checks.check_tools(None, 160000, server.id).state == "fail"
 
 
 def test_a_wrong_bin_dir_is_an_error(server, path):
     with pytest.raises(BackupError, match="there is no pg_dump in /nowhere; install the PostgreSQL 15 client"):
         client_programs.find_tools("/nowhere", 150000, server.id)
-    assert checks.check_tools("/nowhere", 15, server.id).state == "fail"
+    assert checks.check_tools("/nowhere", 150000, server.id).state == "fail"
 
 
 @pytest.mark.parametrize("container", ["no-such-container", None])

@@ -34,7 +34,7 @@ def lock(cluster, database, tmp_path):
 
     yield take
     for folder in folders:
-        pid = run_lock._holder_pid(folder)
+        pid = run_lock.holder_pid(folder)
         if pid:
             os.kill(pid, signal.SIGKILL)
 
@@ -96,7 +96,7 @@ def test_it_is_gone_with_the_controller(lock, connection, database):
 
 def test_it_is_gone_when_the_holder_is_killed(lock, connection, database):
     folder, _ = lock("run-1")
-    os.kill(run_lock._holder_pid(folder), signal.SIGKILL)
+    os.kill(run_lock.holder_pid(folder), signal.SIGKILL)
     assert wait_until(lambda: run_lock.held_by(connection, database) is None)
 
 
@@ -148,7 +148,7 @@ def test_no_secret_in_the_holders_arguments_or_files(cluster, database, tmp_path
     connect = {**cluster.conninfo(), "password": "canary-4711"}
     folder = tmp_path / "run-s"
     assert run_lock.acquire(folder, connect, database, label("run-s"), watch()) is None
-    pid = run_lock._holder_pid(folder)
+    pid = run_lock.holder_pid(folder)
     for name in ("cmdline", "environ"):
         assert b"canary-4711" not in Path(f"/proc/{pid}/{name}").read_bytes()
     assert all(b"canary-4711" not in path.read_bytes() for path in folder.iterdir())

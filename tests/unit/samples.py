@@ -291,6 +291,8 @@ def raw(**changes: Any) -> dict[str, Any]:
                 "public_before",
                 "public",
                 "logs",
+                "access",
+                "lock",
                 "choosing",
                 "restoring",
                 "swapping",

@@ -49,7 +49,7 @@ class Shelf:
     def start(self, names: list[str]) -> str:
         return self._order("start", names, UP)
 
-    def log(self, name: str, lines: int, own: bool = False) -> str:
+    def log(self, name: str, lines: int, own: bool = False, since: float | None = None) -> str:
         return self.text
 
     def command_for_log(self, name: str) -> str:

@@ -71,6 +71,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "copies": [],
         "history": [],
         "kept_out": [],
+        "left_over": [],
     }
     facts = {
         "around": {name: changes.pop(name, value) for name, value in around.items()},
