@@ -1,4 +1,4 @@
-.PHONY: venv demo images stack stack-down test test-long lint bench clean
+.PHONY: venv demo images stack stack-down test test-long molecule scenarios lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,13 @@ test: venv
 
 test-long: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+molecule: venv
+	@if docker version >/dev/null 2>&1; then $(MAKE) --no-print-directory images scenarios; \
+	else echo "SKIPPED   molecule's scenarios: no Docker Engine answers; type: .ci/engine"; fi
+
+scenarios:
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/molecule --base-config .config/molecule/config.yml test --all
 
 lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -37,6 +37,8 @@ def read_bundle(path: str | Path) -> Iterator[tuple[dict, Stream]]:
     there are: ``statements`` and ``verifications``. Statements that are not asked for cost one seek;
     one statement at a time is in memory. Raises BundleError when the file is damaged or cut short.
     """
+    if not Path(path).exists():
+        raise BundleError(f"{path} is gone, as it is when the run's lock has ended; start again with the same command")
     with Path(path).open("rb") as file:
         if file.readline() != MAGIC:
             raise BundleError(f"{path} is not a bundle of migrations of this version; make it again")

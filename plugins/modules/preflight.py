@@ -186,6 +186,29 @@ def keep_plan(plan: str, run_dir: str) -> str:
     return str(kept)
 
 
+def look(module: AnsibleModule) -> dict[str, Any]:
+    """Everything the module returns."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import checks, fence, restore_point
+    from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
+    from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
+    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
+
+    parameters = module.params
+    with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
+        state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
+        state.update(read_surroundings(connection))
+        largest = checks.read_largest(connection)
+        in_the_way = check_swap(connection, state["server"], state["sessions"])
+        by_right = not changes_access(parameters["plan"], {one["version"] for one in state["pending"]})
+        fencing = fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
+    room, budget = data_room(module), parameters["restore_point_budget"]
+    point = restore_point.plan_point(state["server"], in_the_way, parameters["on_partial"], budget, room)
+    state["restore_point"] = point.as_data()
+    found = run_checks(module, state, fencing, room, largest)
+    kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
+    return {"checks": found, "staged_plan": kept, "fence_by_right": by_right, **state}
+
+
 def main() -> None:
     spec = database_argument_spec()
     spec.update(
@@ -205,25 +228,13 @@ def main() -> None:
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import checks, fence, restore_point
-    from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
-    from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
-    from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
+    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
 
     parameters = module.params
-    with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
-        state = read_state(connection, parameters["plan"], parameters["env"], parameters["target"])
-        state.update(read_surroundings(connection))
-        largest = checks.read_largest(connection)
-        in_the_way = check_swap(connection, state["server"], state["sessions"])
-        by_right = not changes_access(parameters["plan"], {one["version"] for one in state["pending"]})
-        fencing = fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
-    room, budget = data_room(module), parameters["restore_point_budget"]
-    point = restore_point.plan_point(state["server"], in_the_way, parameters["on_partial"], budget, room)
-    state["restore_point"] = point.as_data()
-    found = run_checks(module, state, fencing, room, largest)
-    kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
-    module.exit_json(changed=False, checks=found, staged_plan=kept, fence_by_right=by_right, **state)
+    # A slow look at a slow host is no dead run; in check mode there is no lock that could end.
+    with run_lock.step_of(None if module.check_mode else parameters["run_dir"], "PREFLIGHT"):
+        result = look(module)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,9 @@ def open_fences(module: AnsibleModule, connect: dict[str, Any]) -> None:
                 module.warn(f"run {run_id} was cut off and had kept the application out; it may connect again")
     except (psycopg.Error, OSError, ValueError, KeyError) as error:
         there = ", ".join(str(folder) for folder in folders)
-        module.warn(f"what a dead run has on record about who may connect cannot be used ({there}): {error}; see status.yml")
+        module.warn(
+            f"what a dead run has on record about who may connect cannot be used ({there}): {error}; see status.yml"
+        )
 
 
 def give_back(module: AnsibleModule) -> None:

@@ -57,7 +57,7 @@ def import_image(name: str, files: dict[str, str]) -> None:
 def services(check: bool = False, **options: Any) -> dict[str, Any]:
     """What the module answers, without a process of its own; ``{"msg"}`` when it fails."""
     try:
-        return work({"state": "read", "scope": "system", "log_lines": 0, **options}, check)
+        return work({"state": "read", "scope": "system", "log_lines": 0, "log_since": None, **options}, check)
     except ServiceError as error:
         return {"msg": str(error)}
 

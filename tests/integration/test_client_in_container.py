@@ -23,6 +23,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import Ba
 from demo.embedded import postgres
 from tests.integration.test_backup_module import Sampler, finish, names, wait_for
 
+# They need a Docker engine, and their time goes to containers.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
+
 IMAGE = "habitat-demo/postgres:15"
 HOST_15 = Path("/usr/lib/postgresql/15/bin")
 RUN = f"20261122t100241z-{os.environ.get('PYTEST_XDIST_WORKER', 'k3f')[:3]}"

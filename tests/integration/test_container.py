@@ -21,6 +21,9 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import bridge, container
 from ansible_collections.habitat.runbook.plugins.module_utils.docker import DockerError
 
+# They need a Docker engine, and their time goes to containers.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
+
 IMAGE = "habitat-demo/postgres:15"
 SECRET = "c4n4ry'\\ pässword"
 LABEL = "com.docker.compose."

@@ -19,7 +19,7 @@ from demo.images import __main__ as images
 POSTGRES, APP, NODE = "habitat-demo/postgres:15", "habitat-demo/app:1", "habitat-demo/node:1"
 DEADLINE = 60
 
-pytestmark = pytest.mark.xdist_group("engine")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,9 @@ import pytest
 
 from tests.integration.service_hosts import docker, import_image, module, require_engine, services, soon
 
+# They need a Docker engine, and their time goes to containers.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
+
 require_engine()
 
 NAME = f"habitat-services-{os.getpid()}"

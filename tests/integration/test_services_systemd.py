@@ -12,6 +12,9 @@ import pytest
 
 from tests.integration.service_hosts import REPOSITORY, USR, docker, import_image, module, require_engine, soon
 
+# They need a Docker engine, and their time goes to containers.
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
+
 require_engine()
 NEEDED = ("lib/systemd/systemd", "bin/systemctl", "bin/journalctl", "bin/dbus-daemon", "lib/polkit-1/polkitd")
 if missing := [name for name in NEEDED if not Path("/usr", name).exists()]:

@@ -1,0 +1,231 @@
+"""Parts of a run are killed; what must hold is looked at before anything else is typed. Then the same command again.
+
+Every kill meets a migration of its own, which sleeps as long as a row in the table ``pause`` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from stand.killing import kill, killing
+from stand.targets import Target, sh
+from stand.terminal import Terminal, Typed, until
+
+MIGRATE = "ansible-playbook migrate.yml -e env=staging"
+STATUS = "ansible-playbook playbooks/status.yml -e env=staging"
+BACKUPS = "/var/backups/habitat"
+SLEEP_SECONDS = 15
+# The lock's holder waits for habitat_lock_silence, 30 s here, and looks every moment.
+GONE_SECONDS = 90
+
+_numbers = itertools.count(8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pause(target: Target) -> None:
+    target.psql("SET ROLE habitat_owner; CREATE TABLE pause (seconds int)")
+
+
+@pytest.fixture
+def migration(target: Target, folder: Path) -> str:
+    """Version of a migration that is pending and makes the table ``made_<version>``; the application runs."""
+    sh("docker", "start", target.containers()["api"], target.containers()["worker"])
+    until(target.healthy, "the API is healthy")
+    version = f"{next(_numbers):02d}"
+    text = f"CREATE TABLE made_{version} (id int);\nSELECT pg_sleep(seconds) FROM pause;\n"
+    down = f"-- Down migration\nDROP TABLE made_{version};\n"
+    (folder / f"schema/{version}_made.sql").write_text(f"{text}{down}")
+    target.psql(f"TRUNCATE pause; INSERT INTO pause VALUES ({SLEEP_SECONDS})")
+    return version
+
+
+def processes(container: str, words: str) -> list[int]:
+    """Numbers, as this machine sees them, of a container's processes whose arguments match."""
+    shown = sh("docker", "top", container, "-eo", "pid,args").splitlines()[1:]
+    return [int(line.split()[0]) for line in shown if re.search(words, line.split(None, 1)[1])]
+
+
+def in_apply(typed: Typed, target: Target) -> None:
+    asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    until(lambda: typed.code is not None or target.psql(asleep, "postgres"), "the migration sleeps", 120)
+    assert typed.code is None, typed.screen
+
+
+@contextmanager
+def backup_that_waits(typed: Typed, target: Target) -> Iterator[None]:
+    """Hold a table, so that the step that backs up cannot go on before the block ends."""
+    typed.until_it_says("PLAN")
+    held = "SET application_name = 'held'; BEGIN; LOCK TABLE events; SELECT pg_sleep(120)"
+    command = ["docker", "exec", target.containers()["postgres"], "psql", "-qU", "habitat", "-c", held, "habitat"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        waits = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'runbook/%' AND query LIKE 'LOCK TABLE%'"
+        until(lambda: typed.code is not None or target.psql(waits, "postgres"), "the step waits")
+        assert typed.code is None, typed.screen
+        yield
+    finally:
+        target.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'held'")
+        process.wait(30)
+
+
+def kill_dump(typed: Typed, target: Target) -> None:
+    with ExitStack() as held:
+        held.enter_context(backup_that_waits(typed, target))
+        run = re.search(r"^Runbook (\S+)", typed.screen)
+        assert run
+        with killing("pg_dump", run[1]):
+            held.close()
+
+
+def kill_dump_inside(typed: Typed, target: Target) -> None:
+    kill_dump(typed, target)
+    assert "inside container" in typed.screen
+
+
+def kill_dump_on_host(typed: Typed, target: Target) -> None:
+    kill_dump(typed, target)
+    assert "inside container" not in typed.screen
+
+
+def lose_ssh(target: Target) -> None:
+    """Kill what serves the operator's connections on the host."""
+    kill(*processes(target.node, r"^sshd: deploy"))
+
+
+def lose_ssh_in_backup(typed: Typed, target: Target) -> None:
+    with backup_that_waits(typed, target):
+        lose_ssh(target)
+        typed.wait()
+
+
+def lose_ssh_in_apply(typed: Typed, target: Target) -> None:
+    in_apply(typed, target)
+    lose_ssh(target)
+
+
+def kill_database_container(typed: Typed, target: Target) -> None:
+    in_apply(typed, target)
+    container = target.containers()["postgres"]
+    sh("docker", "kill", container)
+    sh("docker", "start", container)
+
+
+def kill_postmaster(typed: Typed, target: Target) -> None:
+    """Docker's restart policy starts it again."""
+    in_apply(typed, target)
+    kill(int(target.state("postgres", "Pid")))
+
+
+def kill_api_in_window(typed: Typed, target: Target) -> None:
+    """It was started by somebody in the middle, so the run has to start it again."""
+    in_apply(typed, target)
+    sh("docker", "start", target.containers()["api"])
+    sh("docker", "kill", target.containers()["api"])
+
+
+SAFE, DOWN, DONE = "STOPPED, SAFE", "services DOWN", "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (kill_dump_inside, SAFE),
+        (kill_dump_on_host, SAFE),
+        (lose_ssh_in_backup, ""),
+        (lose_ssh_in_apply, DOWN),
+        (kill_database_container, SAFE),
+        (kill_postmaster, SAFE),
+        (kill_api_in_window, DONE),
+    ],
+)
+def test_killed(
+    fault: Callable[[Typed, Target], None], says: str, migration: str, terminal: Terminal, target: Target, folder: Path
+) -> None:
+    programs_of_the_host(target, there=fault is not kill_dump_inside)
+    containers, digests = target.containers(), target.digests()
+    typed = terminal.start(MIGRATE)
+    try:
+        fault(typed, target)
+        no_secret_in_arguments(target)
+        typed.wait()
+    finally:
+        typed.kill()
+    assert (typed.code == 0) == (says == DONE), typed.screen
+    nothing_is_left_running(target)
+    schema_and_ledger_agree(target, migration)
+    the_application_may_connect(target)
+    backups_verify(target)
+    assert target.containers() == containers and target.digests() == digests
+    status = terminal.type(STATUS)
+    assert status.code == 0 and "LOCK      free" in status.screen, status.screen
+    if says == DOWN:
+        assert DOWN in status.screen
+        type_what_it_says(status.screen, target)
+    else:
+        assert says in typed.screen
+        assert "API healthy" in status.screen, status.screen
+    until(target.healthy, "the API is healthy")
+    the_same_command_again(terminal, target, migration)
+
+
+def type_what_it_says(screen: str, target: Target) -> None:
+    """The command under NEXT, on the host and as the user that is to type it."""
+    command = re.search(rf"^NEXT .* on {target.name}: (docker start .*)$", screen, re.MULTILINE)
+    assert command, screen
+    sh("docker", "exec", "--user=deploy", target.node, *command[1].split())
+
+
+def the_same_command_again(terminal: Terminal, target: Target, migration: str) -> None:
+    target.psql("TRUNCATE pause")
+    typed = terminal.type(MIGRATE)
+    assert typed.code == 0, typed.screen
+    assert migration in target.versions() and target.healthy()
+    assert target.ours_running() == []
+    typed = terminal.type(MIGRATE)
+    assert typed.code == 0 and set(typed.changed.values()) == {0}, typed.screen
+
+
+def programs_of_the_host(target: Target, there: bool) -> None:
+    """Without them on the host the programs inside the database's container are used."""
+    command = "cd /usr/bin && for one in pg_dump pg_restore; do [ ! -e $one{0} ] || mv $one{0} $one{1}; done"
+    names = (".away", "") if there else ("", ".away")
+    sh("docker", "exec", target.node, "sh", "-c", command.format(*names))
+
+
+def nothing_is_left_running(target: Target) -> None:
+    with contextlib.suppress(AssertionError):
+        until(lambda: not target.ours_running(), "nothing of ours runs", GONE_SECONDS)
+    assert target.ours_running() == []
+
+
+def schema_and_ledger_agree(target: Target, migration: str) -> None:
+    made = target.psql(f"SELECT to_regclass('made_{migration}') IS NOT NULL") == ["t"]
+    assert made == (migration in target.versions())
+
+
+def the_application_may_connect(target: Target) -> None:
+    assert target.psql("SELECT has_database_privilege('habitat_app', 'habitat', 'CONNECT')") == ["t"]
+    assert not [path for path in target.files() if path.endswith("/fence.json")]
+
+
+def backups_verify(target: Target) -> None:
+    """What has a final name is whole, and its manifest says so."""
+    for path in (path for path in target.files() if path.startswith(BACKUPS) and path.endswith(".dump")):
+        manifest = json.loads(sh("docker", "exec", target.node, "cat", path.replace(".dump", ".json")))
+        digest = sh("docker", "exec", target.node, "sha256sum", path).split()[0]
+        assert digest == manifest["dump"]["sha256"]
+
+
+def no_secret_in_arguments(target: Target) -> None:
+    """Arguments of every process of this machine, containers included."""
+    shown = sh("ps", "-ewwo", "args")
+    assert [name for name, secret in target.secrets().items() if secret in shown] == []

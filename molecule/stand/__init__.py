@@ -1,0 +1,1 @@
+"""What the scenarios stand on: targets made of containers, and a terminal for the operator's commands."""
