@@ -23,8 +23,8 @@ from stand.terminal import Terminal, Typed, until
 MIGRATE = "ansible-playbook migrate.yml -e env=staging"
 STATUS = "ansible-playbook playbooks/status.yml -e env=staging"
 BACKUPS = "/var/backups/habitat"
-SLEEP_SECONDS = 15
-# The lock's holder waits for habitat_lock_silence, 30 s here, and looks every moment.
+SLEEP_SECONDS = 10
+# The lock's holder waits for habitat_lock_silence, 20 s here, and looks every moment.
 GONE_SECONDS = 90
 
 _numbers = itertools.count(8)
@@ -190,6 +190,9 @@ def the_same_command_again(terminal: Terminal, target: Target, migration: str) -
     assert typed.code == 0, typed.screen
     assert migration in target.versions() and target.healthy()
     assert target.ours_running() == []
+
+
+def test_nothing_is_left_to_do(terminal: Terminal) -> None:
     typed = terminal.type(MIGRATE)
     assert typed.code == 0 and set(typed.changed.values()) == {0}, typed.screen
 

@@ -131,8 +131,8 @@ def test_timeouts_of_a_file_are_its_own(workshop):
 
 
 def test_defaults_of_role_and_database_do_not_shorten_ours(workshop, database):
-    workshop.execute(f"ALTER DATABASE \"{database}\" SET statement_timeout = '1ms'")
-    workshop.write(m01_a="CREATE TABLE a AS SELECT current_setting('statement_timeout') AS s FROM pg_sleep(0.05);")
+    workshop.execute(f"ALTER DATABASE \"{database}\" SET statement_timeout = '500ms'")
+    workshop.write(m01_a="CREATE TABLE a AS SELECT current_setting('statement_timeout') AS s FROM pg_sleep(0.7);")
     assert not workshop.apply().failure
     assert workshop.query("SELECT s FROM a") == [("1min",)]
 
