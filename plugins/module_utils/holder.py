@@ -4,9 +4,9 @@
 """The run lock's holder: a small process of its own on the database's host, one per run.
 
 It keeps an advisory lock in a session to database ``postgres`` (not the target's, which must stay renamable) and is
-gone with the run: when it is told to (SIGTERM), when the controller's process on the same machine ends, or when no
-step of the run has shown a sign of life for ``silence`` seconds. A step shows one by holding a lock on the file
-``step`` while it works; a file lock dies with its process, so a killed step never looks alive.
+gone with the run: when it is told to (SIGTERM), when the controller's process on the same machine has ended and no step
+is at work any more, or when no step has shown a sign of life for ``silence`` seconds. A step shows one by holding a
+lock on the file ``step`` while it works; a file lock dies with its process, so a killed step never looks alive.
 
 While the run keeps the application out of the database (file ``fence.json``, see fence.py) it ends the sessions that no
 right can keep out, and it opens the fence when the run is over without having done so.

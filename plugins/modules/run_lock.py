@@ -35,7 +35,8 @@ options:
     type: str
     default: unknown
   controller_pid:
-    description: Process of the controller when it runs on this very machine. The lock ends with it.
+    description: Process of the controller when it runs on this very machine. The lock ends with it, and with the step
+      that is at work then.
     type: int
   silence:
     description: Seconds without a sign of life from any step after which the lock ends by itself.

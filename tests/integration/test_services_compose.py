@@ -185,7 +185,9 @@ def test_a_paused_one_is_refused_before_anything_is_stopped(project):
     assert f"type docker unpause {API[1]}, then" in failed["msg"]
 
 
-@pytest.mark.parametrize("name", ["wroker", "never", f"{NAME}-api-3", "--help"])
+@pytest.mark.parametrize(
+    "name", ["wroker", "never", f"{NAME}-api-3", "--help"], ids=["misspelt", "never made", "one too many", "an option"]
+)
 def test_a_name_without_a_container_is_an_error_that_says_what_there_is(project, name):
     for state in ("read", "stopped", "started"):
         failed = project(state, "api", name)
