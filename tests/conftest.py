@@ -18,6 +18,10 @@ import pytest
 
 from demo.embedded import postgres
 
+# A shell starts what it puts into the background without SIGINT, and everything below inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Cluster:

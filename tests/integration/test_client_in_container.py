@@ -366,13 +366,13 @@ def test_a_wrong_password_is_not_shown(options, tmp_path):
     assert names(tmp_path / "b") == []
 
 
-def clients(word: str) -> list[int]:
-    """Our docker commands whose arguments have this word."""
+def clients(server: Server, word: str) -> list[int]:
+    """The docker commands for this server whose arguments have this word."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
-            if arguments[0].endswith(b"/docker") and word.encode() in arguments:
+            if arguments[0].endswith(b"/docker") and {word.encode(), server.id.encode()} <= set(arguments):
                 found.append(int(folder.name))
     return found
 
@@ -388,7 +388,7 @@ LONG = [pytest.param(how, marks=pytest.mark.long) for how in ("module TERM", "mo
 HOWS = ["module KILL", "client KILL", "client TERM", *LONG]
 
 
-def interrupt(how: str, process: subprocess.Popen[str], word: str) -> dict | None:
+def interrupt(server: Server, how: str, process: subprocess.Popen[str], word: str) -> dict | None:
     """Send a signal to the module or the docker command; the module's answer when it can give one."""
     who, name = how.split()
     number = signal.Signals[f"SIG{name}"]
@@ -396,7 +396,7 @@ def interrupt(how: str, process: subprocess.Popen[str], word: str) -> dict | Non
         process.send_signal(number)
         process.wait(30)
         return None
-    (client,) = clients(word)
+    (client,) = clients(server, word)
     os.kill(client, number)
     return finish(process)
 
@@ -407,7 +407,7 @@ def test_interrupted_in_the_dump(server, options, tmp_path, how):
     part = tmp_path / "b" / f"{ID}.dump.part"
     wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000, 30)
     assert server.processes()
-    failed = interrupt(how, process, "--format=custom")
+    failed = interrupt(server, how, process, "--format=custom")
     gone(server)
     assert names(tmp_path / "b") == ([] if how != "module KILL" and how != "module TERM" else [part.name])
     if failed:
@@ -422,7 +422,7 @@ def test_killed_while_pg_dump_waits(server, options, tmp_path):
             other.execute("CREATE OR REPLACE VIEW waits AS SELECT 1 AS one")
             process = start("database_backup", **options)
             wait_for(lambda: len(server.processes()) >= 4 and len(server.sessions()) == 3, 30)
-            interrupt("module KILL", process, "")
+            interrupt(server, "module KILL", process, "")
             gone(server)
     finally:
         server.admin("DROP VIEW waits", "habitat")
@@ -448,7 +448,7 @@ def restoring(server: Server, options: dict, kept: Path, what: str) -> Iterator[
 def test_interrupted_after_the_last_byte(server, options, kept, how):
     with restoring(server, options, kept, "index") as process:
         time.sleep(0.5)
-        failed = interrupt(how, process, "--exit-on-error")
+        failed = interrupt(server, how, process, "--exit-on-error")
         gone(server)
         left = {name for name in server.databases() if "_restore_" in name}
         assert len(left) == (1 if how in ("module KILL", "module TERM") else 0)
@@ -462,13 +462,13 @@ def test_killed_with_most_of_the_dump_still_to_come(server, options, kept, how):
     """Bytes that nobody reads must not hide that we are gone."""
     with restoring(server, options, kept, "data") as process:
         assert any("cat" in command.split()[0] for command in server.processes())
-        interrupt(how, process, "--exit-on-error")
+        interrupt(server, how, process, "--exit-on-error")
         gone(server)
 
 
 def test_the_carrier_is_killed(server, options, kept):
     with restoring(server, options, kept, "data") as process:
-        (carrier,) = [pid for pid in clients("--interactive") if pid not in clients("--exit-on-error")]
+        (carrier,) = [pid for pid in clients(server, "--interactive") if pid not in clients(server, "--exit-on-error")]
         os.kill(carrier, signal.SIGKILL)
         server.admin("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY public.slow%'")
         failed = finish(process)

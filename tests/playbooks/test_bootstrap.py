@@ -9,6 +9,8 @@ import pytest
 
 from tests.playbooks.conftest import Finished, Operator
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def bootstrap(operator: Operator, tmp_path: Path):
