@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 HOLD = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'runbook%'"
 
 
