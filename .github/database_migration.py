@@ -104,6 +104,12 @@ def status(folder: Path) -> None:
     _become(folder, [PLAYBOOKS["status"], "-e", f"env={env}"])
 
 
+def recover(folder: Path) -> None:
+    """Become the playbook that puts right what a run left that was cut off."""
+    env = json.loads((folder / "variables.json").read_text())["env"]
+    _become(folder, ["playbooks/resume.yml", "-e", f"env={env}", "-e", "mode=recover"])
+
+
 def _become(folder: Path, arguments: list[str]) -> None:
     program = str(REPOSITORY / ".venv" / "bin" / "ansible-playbook")
     environment = {**os.environ, **settings(folder)}
@@ -124,7 +130,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    verbs = {"prepare": prepare, "run": run, "status": status}
+    verbs = {"prepare": prepare, "run": run, "recover": recover, "status": status}
     if len(sys.argv) != 2 or sys.argv[1] not in verbs:
         print(f"usage: database_migration.py {'|'.join(verbs)}", file=sys.stderr)
         return _REFUSED

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ MIGRATE = "ansible-playbook migrate.yml -e env=staging"
 STATUS = "ansible-playbook playbooks/status.yml -e env=staging"
 BACKUPS = "/var/backups/habitat"
 SLEEP_SECONDS = 10
-# The lock's holder waits for habitat_lock_silence, 20 s here, and looks every moment.
+# The guard waits for habitat_silence, 15 s, once the migration is over.
 GONE_SECONDS = 90
 
 _numbers = itertools.count(8)
@@ -102,14 +103,35 @@ def lose_ssh(target: Target) -> None:
 
 
 def lose_ssh_in_backup(typed: Typed, target: Target) -> None:
+    """The step works on by itself, and the run finds it again."""
     with backup_that_waits(typed, target):
         lose_ssh(target)
-        typed.wait()
+        typed.until_it_says("the link to the host is lost; the step goes on there")
 
 
 def lose_ssh_in_apply(typed: Typed, target: Target) -> None:
     in_apply(typed, target)
     lose_ssh(target)
+
+
+def kill_controller(typed: Typed, target: Target) -> None:
+    """The migration goes on to its end, and then the guard starts what the run had stopped."""
+    in_apply(typed, target)
+    typed.kill()
+
+
+def press_ctrl_c(typed: Typed, target: Target) -> None:
+    in_apply(typed, target)
+    typed.process.send_signal(signal.SIGINT)
+    typed.wait(60)
+    assert typed.code == 99 and target.healthy(), typed.screen
+    assert "was ended, and PostgreSQL rolled back what was open there" in " ".join(typed.screen.split())
+
+
+def kill_controller_and_guard(typed: Typed, target: Target) -> None:
+    in_apply(typed, target)
+    kill(*processes(target.node, r"guard\.pyz watch"))
+    typed.kill()
 
 
 def kill_database_container(typed: Typed, target: Target) -> None:
@@ -132,7 +154,7 @@ def kill_api_in_window(typed: Typed, target: Target) -> None:
     sh("docker", "kill", target.containers()["api"])
 
 
-SAFE, DOWN, DONE = "STOPPED, SAFE", "services DOWN", "SUCCEEDED"
+SAFE, CUT_OFF, DOWN, DONE = "STOPPED, SAFE", "cut off, stopped safe", "services DOWN", "SUCCEEDED"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +162,11 @@ SAFE, DOWN, DONE = "STOPPED, SAFE", "services DOWN", "SUCCEEDED"
     [
         (kill_dump_inside, SAFE),
         (kill_dump_on_host, SAFE),
-        (lose_ssh_in_backup, ""),
-        (lose_ssh_in_apply, DOWN),
+        (lose_ssh_in_backup, DONE),
+        (lose_ssh_in_apply, DONE),
+        (kill_controller, CUT_OFF),
+        (press_ctrl_c, CUT_OFF),
+        (kill_controller_and_guard, DOWN),
         (kill_database_container, SAFE),
         (kill_postmaster, SAFE),
         (kill_api_in_window, DONE),
@@ -169,19 +194,22 @@ def test_killed(
     assert status.code == 0 and "LOCK      free" in status.screen, status.screen
     if says == DOWN:
         assert DOWN in status.screen
-        type_what_it_says(status.screen, target)
+        type_what_it_says(status.screen, terminal)
     else:
-        assert says in typed.screen
+        assert says in (status.screen if says == CUT_OFF else typed.screen)
         assert "API healthy" in status.screen, status.screen
     until(target.healthy, "the API is healthy")
     the_same_command_again(terminal, target, migration)
 
 
-def type_what_it_says(screen: str, target: Target) -> None:
-    """The command under NEXT, on the host and as the user that is to type it."""
-    command = re.search(rf"^NEXT .* on {target.name}: (docker start .*)$", screen, re.MULTILINE)
+def type_what_it_says(screen: str, terminal: Terminal) -> None:
+    """The command under NEXT; before that, the runbook begins nothing else."""
+    refused = terminal.type(MIGRATE)
+    assert refused.code == 2 and "was cut off after migrations were applied" in refused.screen, refused.screen
+    command = re.search(r"^NEXT\s+(ansible-playbook playbooks/resume\.yml .*)$", screen, re.MULTILINE)
     assert command, screen
-    sh("docker", "exec", "--user=deploy", target.node, *command[1].split())
+    done = terminal.type(command[1])
+    assert done.code == 0 and "Started again:" in done.screen, done.screen
 
 
 def the_same_command_again(terminal: Terminal, target: Target, migration: str) -> None:

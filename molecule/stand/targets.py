@@ -42,7 +42,7 @@ INSERT INTO treasury_entries (account_id, contribution_id, amount, description)
 
 _SESSIONS = "SELECT application_name, state, query FROM pg_stat_activity WHERE application_name LIKE 'runbook%'"
 
-# Ansible's own programs on a host, the lock's holder, the bridge, and client programs on the host or by docker exec.
+# Ansible's own programs on a host, the guard, the bridge, and client programs on the host or by docker exec.
 _OURS = re.compile(r"ansible|AnsiballZ|habitat-runbook|runbook|pg_dump|pg_restore|docker exec|psql|sh -c")
 
 _DIGEST = """

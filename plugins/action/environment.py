@@ -39,6 +39,7 @@ class ActionModule(ActionBase):
             {
                 "inputs": {"type": "list", "elements": "str", "required": True},
                 "required": {"type": "list", "elements": "str", "default": []},
+                "harmless": {"type": "bool", "default": False},
             }
         )
         try:
@@ -48,7 +49,7 @@ class ActionModule(ActionBase):
             limit = task_vars.get("ansible_limit")
             # Without a way to go the playbook that rolls back only lists the ways.
             only_lists = "backup" in arguments["inputs"] and not {"backup", "to", "steps"} & set(inputs)
-            confirmed = "confirm" in arguments["inputs"] and not only_lists
+            confirmed = "confirm" in arguments["inputs"] and not (only_lists or arguments["harmless"])
             env = check_environment(inputs, groups, task_vars["hostvars"], limit, confirmed)
             check_required(inputs, arguments["inputs"], arguments["required"])
         except Refused as refused:
@@ -60,7 +61,6 @@ class ActionModule(ActionBase):
             "env": env,
             "operator": operator(given),
             "origin": origin(given),
-            "controller_pid": os.getppid(),
             "serial": task_vars["hostvars"][groups[env][0]].get("habitat_serial", 1),
             "inputs": {name: inputs[name] for name in sorted(inputs)},
             "check": bool(task_vars.get("ansible_check_mode")),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.habitat.runbook.plugins.plugin_utils.staging import file_refusals, stage
+from ansible_collections.habitat.runbook.plugins.plugin_utils.watching import run_watched
 
 
 class ActionModule(ActionBase):
@@ -27,5 +28,5 @@ class ActionModule(ActionBase):
             if folder.problems:
                 result.update(failed=True, msg=str(folder.problems[0]), refusals=file_refusals(folder))
                 return result
-        result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        result.update(run_watched(self, arguments, task_vars, str(arguments.get("state", "applied"))))
         return result

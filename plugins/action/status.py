@@ -33,7 +33,7 @@ class ActionModule(ActionBase):
         facts = arguments["facts"]
         here = newest_report(Path(arguments["reports_dir"]), facts["env"], facts["host"])
         there = facts["around"].get("last_run")
-        last = max(filter(None, (here, there)), key=lambda report: report["run"]["id"], default=None)
+        last = max(filter(None, (there, here)), key=lambda report: report["run"]["id"], default=None)
         data = status_screen.build(dict(facts, last_run=last))
         as_json = arguments["output"] == "json"
         show(json.dumps(data, indent=2) if as_json else status_screen.status(data), None if as_json else task_vars)

@@ -32,6 +32,19 @@ def bootstrap(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_BOOT_HOOK = {
+    "there": "after a start of the host {unit} puts things right if a run was cut off by it",
+    "no_rights": "not installed without the rights for it: add -b (and -K when sudo asks for a password)",
+    "no_systemd": "this host has no systemd; have a schedule do it: ansible-playbook playbooks/resume.yml"
+    " -e env={env} -e mode=recover",
+}
+
+
+def boot_hook(data: dict[str, Any]) -> str:
+    """What becomes of a run that a start of the host cuts off; data: env, unit, state (see _BOOT_HOOK)."""
+    return labelled("BOOT", _BOOT_HOOK[data["state"]].format(**data))
+
+
 def _host(data: dict[str, Any]) -> list[str]:
     found, would = data["found"], "would be " if data["check"] else ""
     lines = []

@@ -101,34 +101,13 @@ def connection_parameters(module: AnsibleModule, run_id: str, **timeouts: str) -
 
 
 def _into_container(module: AnsibleModule, parameters: dict[str, Any]) -> None:
-    """Set host, port and password: over the network if the server lets us in, else by a bridge to its socket.
+    from ansible_collections.habitat.runbook.plugins.module_utils import way_in
 
-    A password that was given is the only one: a way that does not ask for it would hide that it is wrong.
-    """
-    from ansible_collections.habitat.runbook.plugins.module_utils import bridge, container, docker
-
-    found, given = _found(module), parameters.pop("password", None)
     try:
-        reached, password = container.reach(found, parameters["user"], given)
-        parameters.update(host=reached.host, port=reached.port, **({"password": password} if password else {}))
-        how = reached.how + (f" with {reached.password_from}" if password else " without a password")
-        if not given and not (reached.host and _accepted(parameters)):
-            parameters.pop("password", None)
-            parameters.update(host=str(bridge.open_bridge(reached.id, reached.port)), port=bridge.PORT)
-            how = f"container {reached.name}, by docker exec and its socket inside"
-    except (docker.DockerError, bridge.BridgeError) as error:
+        how = way_in.into_container(_found(module), parameters)
+    except way_in.Problem as error:
         module.fail_json(msg=str(error))
     _PLACES[parameters["host"], parameters["port"]] = how
-
-
-def _accepted(parameters: dict[str, Any]) -> bool:
-    """Whether the server lets us in. The database is the one that every run has a session in, too: postgres."""
-    try:
-        connect_to(parameters, "postgres").close()
-    except psycopg.OperationalError:
-        # Which error it was is in words of the server's language only; the bridge meets it again if it is another.
-        return False
-    return True
 
 
 def connect_to(parameters: dict[str, Any], name: str) -> psycopg.Connection:

@@ -22,7 +22,12 @@ from ansible_collections.habitat.runbook.plugins.module_utils.failure import Fai
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import WATCHED, SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.steps import apply_steps
-from ansible_collections.habitat.runbook.plugins.module_utils.transaction import applied, apply_in_transaction
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import (
+    Note,
+    applied,
+    apply_in_transaction,
+    unnoted,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.wire import StatementFailed
 
 _RECONNECT_SECONDS = 30
@@ -44,13 +49,18 @@ class Outcome:
 
 
 def apply(
-    connection: psycopg.Connection, reconnect: Connect, bundle: str, versions: Iterable[str], who: Run
+    connection: psycopg.Connection,
+    reconnect: Connect,
+    bundle: str,
+    versions: Iterable[str],
+    who: Run,
+    note: Note = unnoted,
 ) -> Outcome:
     """Apply the given versions of the staged plan, in order, and stop at the first failure.
 
     connection: in autocommit mode, with the run's settings. reconnect: makes another one, or raises
     psycopg.OperationalError; it is called only to find out what became of a COMMIT during which the connection was
-    lost. The caller compared the plan and holds the run lock.
+    lost. note: is told of every COMMIT. The caller compared the plan and holds the run lock.
     """
     wanted = set(versions)
     outcome = Outcome()
@@ -62,7 +72,7 @@ def apply(
         try:
             if begun is None:
                 begun, watch = _prepare(connection, len(wanted))
-            result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch)
+            result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch, note)
         except (psycopg.Error, StatementFailed) as error:
             result = _around(connection, head, error)
         if isinstance(result, Failure) and result.state == "partial" and connection.broken:
@@ -131,10 +141,10 @@ def _read_done(reconnect: Connect, head: dict, found: Failure) -> None:
 
 
 def _apply_one(
-    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None
+    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None, note: Note
 ) -> dict | Failure:
     if head["mode"] == "transaction":
-        return apply_in_transaction(connection, head, stream, who, watch)
+        return apply_in_transaction(connection, head, stream, who, watch, note)
     return apply_steps(connection, head, stream, who, watch)
 
 

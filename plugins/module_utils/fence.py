@@ -4,27 +4,23 @@
 """The fence: nobody but the owner and superusers may connect to the database while it is being changed.
 
 What is taken away is the right CONNECT, which the owner gives and takes without being a superuser; what is given back
-is written down in the run's folder before anything is taken. The run lock's holder reads it there: it opens the fence
+is written down in the run's folder before anything is taken. The guard reads it there: it opens the fence
 when the run dies, and as long as the fence is closed it ends the sessions of roles that no right can keep out (a
 superuser, a member of the owner).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import holder
 from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check, ok
-from ansible_collections.habitat.runbook.plugins.module_utils.copies import copy_kind
+from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, read_fence
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
-from ansible_collections.habitat.runbook.plugins.module_utils.run_lock import holder_pid
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import NOTE, note, write_json
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 from psycopg.rows import dict_row
 
@@ -84,9 +80,10 @@ def close(
     that ours may not end are left out. Nobody else loses a session by this. Closing one that is closed keeps the first
     record.
     """
-    path = Path(run_dir) / holder.FENCE
-    if path.exists():
-        return json.loads(path.read_text())
+    folder = Path(run_dir)
+    closed = read_fence(folder)
+    if closed:
+        return closed
     database, grants, roles = _read(connection, writer_roles)
     by_right = by_right and all(grant["by_owner"] for grant in grants)
     record = {
@@ -95,25 +92,14 @@ def close(
         "grants": [{name: grant[name] for name in ("oid", "grantable")} for grant in grants if by_right],
         "ended_roles": [role["role"] for role in roles if role["may_end"] and (role["shared"] or not by_right)],
     }
-    _write(path, record)
+    note(folder, NOTE, "fence", closed=True)
+    write_json(folder / FENCE, record)
     names = {grant["oid"]: grant["name"] for grant in grants}
     with connection.transaction():
         for grant in record["grants"]:
             grantee = quoted(names[grant["oid"]]) if grant["oid"] else "PUBLIC"
             connection.execute(f"REVOKE CONNECT ON DATABASE {quoted(database['name'])} FROM {grantee}".encode())
     return record
-
-
-def open_again(connection: psycopg.Connection, run_dir: str) -> bool:
-    """Give back what ``close`` took, in whatever database; False when the fence of this run was not closed."""
-    path = Path(run_dir) / holder.FENCE
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        return False
-    holder.let_in(connection, record)
-    path.unlink(missing_ok=True)
-    return True
 
 
 def logins(connection: psycopg.Connection) -> set[int]:
@@ -124,31 +110,11 @@ def logins(connection: psycopg.Connection) -> set[int]:
     return {pid for (pid,) in connection.execute(_LOGINS).fetchall()}
 
 
-def left_over(own: Path) -> list[Path]:
-    """Folders of other runs on this host, beside this run's ``own``, that have a fence on record and no holder."""
-    folders = sorted(path.parent for path in own.parent.glob(f"*/{holder.FENCE}") if path.parent != own)
-    return [folder for folder in folders if holder_pid(folder) is None]
-
-
-def open_left_over(connection: psycopg.Connection, folders: list[Path], database: str) -> list[str]:
-    """Open the fences that dead runs left around a database of this server; returns their run ids.
-
-    To be called by the run that holds the database's lock: while it does, no other one can have closed its fence.
-    """
-    opened = []
-    for folder in folders:
-        if _is_of(connection, json.loads((folder / holder.FENCE).read_text()), database):
-            open_again(connection, str(folder))
-            shutil.rmtree(folder, ignore_errors=True)
-            opened.append(folder.name)
-    return opened
-
-
-def ask_holder(run_dir: str) -> None:
-    """Have the run lock's holder open the fence; it has a session to the server already."""
-    path = Path(run_dir) / holder.FENCE
-    if path.exists():
-        _write(path, {**json.loads(path.read_text()), "open": True})
+def ask_guard(run_dir: str) -> None:
+    """Have the guard open the fence; it has a session to the server already."""
+    record = read_fence(Path(run_dir))
+    if record:
+        write_json(Path(run_dir) / FENCE, {**record, "open": True})
 
 
 def kept_out(connection: psycopg.Connection, writer_roles: list[str]) -> list[str]:
@@ -196,19 +162,3 @@ def _read(
         grants = cursor.execute(_GRANTS).fetchall()
         roles = cursor.execute(_ROLES, [writer_roles]).fetchall()
     return database, grants, roles
-
-
-def _is_of(connection: psycopg.Connection, record: dict[str, Any], database: str) -> bool:
-    """Whether the record is of this server and of the database, be it kept under another name or gone by now."""
-    here = _read(connection, [])[0]["server"]
-    row = connection.execute(holder.NAME_OF, [record["oid"]]).fetchone()
-    return record["server"] == here and (row is None or row[0] == database or copy_kind(database, row[0]) is not None)
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
-        json.dump(record, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import WORDS, cell
+from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import WORDS
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
-from ansible_collections.habitat.runbook.plugins.module_utils.table import columns, count, duration
+from ansible_collections.habitat.runbook.plugins.module_utils.table import cell, columns, count, duration
 from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
     NEEDS_OPERATOR,
     REFUSED,

@@ -73,9 +73,17 @@ def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
             if not version:
                 raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
             inputs[name] = version[1]
+    _check_words(inputs)
+    return inputs
+
+
+def _check_words(inputs: Mapping[str, str]) -> None:
+    if inputs.get("mode", "recover") != "recover":
+        raise Refused(f'mode is "{plain(inputs["mode"])}"', "known: recover", "leave it out to finish what was begun")
+    if inputs.get("run") and not RUN_ID.fullmatch(inputs["run"]):
+        raise Refused(f'run is "{plain(inputs["run"])}"', "a run's id is as in 20261122t100211z-k3f", "")
     if inputs.get("output", "table") not in ("table", "json"):
         raise Refused(f'output is "{plain(inputs["output"])}"', "known: table, json", "")
-    return inputs
 
 
 def _left_alone(name: str, value: Any) -> bool:

@@ -16,7 +16,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """Those parts of a report.json that status shows; None when it is not the report of a host's run."""
     try:
         found = json.loads(path.read_text())
-        return {name: found[name] for name in _KEPT}
+        return {"cut_off": bool(found.get("cut_off")), **{name: found[name] for name in _KEPT}}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -55,7 +55,7 @@ WITH recorded AS (
 told AS (
   INSERT INTO {history.TABLE} (event, version, name, run_id, operator, duration_ms, origin, detail)
   SELECT kind, version, name, run_id, applied_by, duration_ms, %s, %s::jsonb FROM recorded)
-SELECT duration_ms FROM recorded"""  # noqa: S608 (table names are constants of this file, here and below)
+SELECT duration_ms, pg_catalog.pg_current_xact_id()::text AS xid FROM recorded"""  # noqa: S608 (table names are constants of this file, here and below)
 
 SET_PROGRESS = f"""
 INSERT INTO {PROGRESS} (version, name, done, total, prefix, run_id) VALUES (%s, %s, %s, %s, %s, %s)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, snapshot
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, run_folder, snapshot
+from ansible_collections.habitat.runbook.plugins.module_utils.account import COMMIT
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import (
     Comparison,
@@ -24,7 +26,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.comparison import 
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import SETTINGS_READ_BACK, read_back
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import WATCHED
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle, plan_line
+from ansible_collections.habitat.runbook.plugins.module_utils.transaction import Note, unnoted
 from ansible_collections.habitat.runbook.plugins.module_utils.window import lock_missing, window
 
 _DIFF_CHARACTERS = 100_000
@@ -78,7 +82,8 @@ def _apply(
     versions: list[str],
 ) -> dict[str, Any]:
     reconnect = functools.partial(connect_to, parameters["login_db"])
-    with window(connection, reconnect, parameters, "APPLY") as alone:
+    begun = {"versions": versions, "from_version": comparison.current}
+    with window(connection, reconnect, parameters, "APPLY", **begun) as alone:
         result["other_sessions"] = alone.other_sessions
         if alone.refusal:
             return refused(result, [alone.refusal])
@@ -89,7 +94,9 @@ def _apply(
             if parameters["restore_point"] == "required" and not point["name"]:
                 return refused(result, [_no_point(point["reason"])])
             connection = reconnect()
-        outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who_runs(parameters))
+        note = _journal(parameters["run_dir"], durable=len(versions) <= WATCHED)
+        outcome = engine.apply(connection, reconnect, parameters["plan"], versions, who_runs(parameters), note)
+        alone.told["error"] = outcome.failure.message if outcome.failure else ""
         if not outcome.failure and (result.get("restore_point") or {}).get("name"):
             # It only tells later what was written meanwhile; what was applied matters more than a lost server.
             with contextlib.suppress(psycopg.Error), reconnect() as again:
@@ -103,6 +110,18 @@ def _apply(
         found = outcome.failure
         result["msg"] = f"{found.file}:{found.line}: {found.message}"
     return result
+
+
+def _journal(run_dir: str | None, durable: bool) -> Note:
+    """Writes every COMMIT into the run's journal. durable: onto the disk, which costs too much for many migrations;
+    after a crash of the host the ledger says as much."""
+    if not run_dir:
+        return unnoted
+
+    def write(event: str, version: str, xid: str | None) -> None:
+        run_folder.note(Path(run_dir), event, COMMIT, durable, version=version, xid=xid)
+
+    return write
 
 
 def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:

@@ -94,12 +94,15 @@ def _run(
     versions: list[str],
 ) -> dict[str, Any]:
     by_right = not fence.touches(one.text for one in reverts)
-    with window(connection, reconnect, {**parameters, "fence_by_right": by_right}, "REVERT") as alone:
+    with window(
+        connection, reconnect, {**parameters, "fence_by_right": by_right}, "REVERT", from_version=result["from_version"]
+    ) as alone:
         result["other_sessions"] = alone.other_sessions
         if alone.refusal:
             return refused(result, [alone.refusal])
         announced = None if parameters["accept_data_loss"] else result["losses"]
         outcome = run_downs(connection, reconnect, reverts, announced, who_runs(parameters))
+        alone.told["error"] = outcome.failure.message if outcome.failure else ""
     gone = [one["version"] for one in outcome.reverted]
     result.update(outcome.as_data(), to_version=latest_version(set(versions) - set(gone)), changed=bool(gone))
     if outcome.failure:

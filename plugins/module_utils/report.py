@@ -11,7 +11,13 @@ from ansible_collections.habitat.runbook.plugins.module_utils.losses import woul
 from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import WORDS
 from ansible_collections.habitat.runbook.plugins.module_utils.report_markdown import markdown as markdown
 from ansible_collections.habitat.runbook.plugins.module_utils.rollback_screens import reverted
-from ansible_collections.habitat.runbook.plugins.module_utils.screens import applied, failure, health_checks, labelled
+from ansible_collections.habitat.runbook.plugins.module_utils.screens import (
+    applied,
+    failure,
+    health_checks,
+    labelled,
+    wrapped,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
 from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
     SUCCEEDED,
@@ -52,6 +58,8 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
         "public_message": raw["public"].get("msg") if raw["public"].get("failed") else None,
         "access_message": raw["access"].get("msg"),
         "lock_message": _lock_message(raw),
+        "ended": raw["lock"].get("ended"),
+        "down_seconds": (raw["lock"].get("probes") or {}).get("down_seconds"),
         "logs": raw["logs"].get("logs", {}),
         "window_seconds": healthy_at - stopped_at if healthy_at and stopped_at else None,
         **_versions(raw, changing),
@@ -152,9 +160,15 @@ def build(facts: dict[str, Any], verdict: Verdict, finished_at: str) -> dict[str
         "checks", "plan", "backup", "running", "applied", "failure", "failed_task", "failed_message",
         "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source", "removed",
         "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back", "reverts", "losses",
-        "reverted", "remarks", "logs", "lock_message",
+        "reverted", "remarks", "logs", "lock_message", "down_seconds",
     )  # fmt: skip
-    return {"format": FORMAT, **verdict.as_data(), "finished_at": finished_at, **{name: facts[name] for name in kept}}
+    return {
+        "format": FORMAT,
+        **verdict.as_data(),
+        "finished_at": finished_at,
+        "cut_off": bool(facts["ended"]),
+        **{name: facts[name] for name in kept},
+    }
 
 
 def _logs(logs: dict[str, list[str]]) -> list[str]:
@@ -173,7 +187,7 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
         lines += [applied(report)] if report["applied"] else []
         lines += [reverted(report)] if report["reverted"] else []
         lines += failure(report["failure"])
-    elif report["outcome"] != SUCCEEDED and not report["said"]:
+    elif report["outcome"] != SUCCEEDED and not report["said"] and not report["cut_off"]:
         lines.append(labelled("FAILED", f"{report['failed_task']}: {report['failed_message']}"))
         lines += [f"  {text}" for one in report["refusals"] for text in (one["found"], one["next"]) if text]
     lines += _logs(report["logs"])
@@ -183,5 +197,6 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
     written = f"   report: {where}" if where else ""
     lines.append(labelled("RESULT", f"{WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))
     if report["outcome"] != SUCCEEDED:
-        lines += [f"  {text}" for text in (report["state"], report["next"]) if text]
+        state = wrapped(report["state"]) if report["cut_off"] else [f"  {report['state']}"]
+        lines += [*state, *([f"  {report['next']}"] if report["next"] else [])]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import failure
-from ansible_collections.habitat.runbook.plugins.module_utils.table import count, duration, moment, size
+from ansible_collections.habitat.runbook.plugins.module_utils.table import cell, count, duration, moment, size
 from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
     NEEDS_OPERATOR,
     SWAP_DONE,
@@ -72,7 +72,9 @@ def _next(text: str) -> list[str]:
 
 
 def _window(report: dict[str, Any]) -> str:
-    seconds = report["window_seconds"]
+    seconds = report["down_seconds"] if report["cut_off"] else report["window_seconds"]
+    if report["cut_off"]:
+        return f"the application did not answer for {duration(seconds)}" if seconds else "see above"
     if seconds is not None:
         return f"{duration(seconds)} from stop to healthy"
     still_open = report["outcome"] == NEEDS_OPERATOR and report["running"]
@@ -191,8 +193,15 @@ def _up(report: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
         version = one["version"]
         if version in done:
             yield one, f"applied{undone}", duration(done[version]["duration_ms"] / 1000)
+        elif _says_nothing(report):
+            yield one, "see above", "-"
         else:
             yield one, _not_applied(version, report["failure"], undone), "-"
+
+
+def _says_nothing(report: dict[str, Any]) -> bool:
+    """Whether the step that was to change the schema was ended before it could say what it did."""
+    return report["cut_off"] and not report["failure"]
 
 
 def _down(report: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
@@ -205,6 +214,8 @@ def _down(report: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
             yield one, f"taken back{stored}", duration(gone[version]["duration_ms"] / 1000)
         elif found and found["version"] == version:
             yield one, "not known" if found["state"] == "unknown" else "failed, still applied", "-"
+        elif _says_nothing(report):
+            yield one, "see above", "-"
         else:
             yield one, "still applied", "-"
 
@@ -231,11 +242,3 @@ def _checks(report: dict[str, Any]) -> list[str]:
     return [f"- {check['state']}: {cell(check['text'])}" for check in report["checks"] or []] or [
         "- nothing was checked"
     ]
-
-
-def cell(text: Any) -> str:
-    """Text from outside inside Markdown: no table, code or markup of its own."""
-    plain = " ".join(str(text).split())
-    for mark in "\\|`<>*_[]":
-        plain = plain.replace(mark, "\\" + mark)
-    return plain

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import end_sessions, predict_point, take_point
-from ansible_collections.habitat.runbook.plugins.module_utils.holder import let_in
+from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import let_in
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, read_properties
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, size

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import holder, role_rights, run_lock, scram, take_over
+from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, role_rights, scram, take_over
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 from psycopg import sql
@@ -174,10 +174,9 @@ def _refuse_server(admin: psycopg.Connection, wish: Wish) -> None:
 
 def _lock(admin: psycopg.Connection, database: str) -> None:
     """Hold the run lock to the end of this session, so that no run of the runbook begins meanwhile."""
-    key = run_lock.lock_key(database)
-    row = admin.execute("SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", [holder.LOCK_CLASS, key]).fetchone()
-    if not (row and row[0]):
-        held = run_lock.held_by(admin, database) or {}
+    taken = lock_session.try_lock(admin, lock_session.lock_key(database))
+    if not taken:
+        held = lock_session.held_by(admin, database) or {}
         raise RolesError(f"run {held.get('run_id') or 'of somebody else'} holds {database}; wait for its end")
 
 

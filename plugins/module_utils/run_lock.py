@@ -1,13 +1,11 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Take, check and release the run lock, which covers a run from preflight to report."""
+"""Take, check and release the run lock, which covers a run from preflight to report: start its guard, and end it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import inspect
 import json
 import os
 import select
@@ -16,54 +14,57 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import holder
-from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils import guard_program, recovery, run_folder
+from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, open_fence
+from ansible_collections.habitat.runbook.plugins.module_utils.lock_session import (
+    LOCK_DATABASE,
+    lock_application_name,
+    lock_key,
+)
 
-LOCK_DATABASE = "postgres"
-_START_SECONDS = 20
+_START_SECONDS = 60
 _END_SECONDS = 10
 _ATTEMPTS = 3
+_ABANDONED_SECONDS = 600
+_SYSTEMD = Path("/run/systemd/system")
+_SECRET = ("password", "sslpassword")
 
 
 class LockError(Exception):
     """The lock cannot be taken for another reason than being held; the text says which."""
 
 
-def lock_key(database: str) -> int:
-    """Second half of the advisory lock's key, one lock per target database: 31 bits, so never a negative int4."""
-    return zlib.crc32(database.encode()) & 0x7FFFFFFF
+def acquire(folder: Path, connect: dict[str, Any], run: dict[str, Any], watch: dict[str, Any]) -> dict | None:
+    """Start the guard in ``folder`` (created, 0700). Returns None when it holds the lock, else who does.
 
-
-def lock_application_name(run_id: str) -> str:
-    """application_name of the holder's session; not that of the run's working sessions, which get ended."""
-    return f"runbook-lock/{run_id}"
-
-
-def acquire(folder: Path, connect: dict[str, Any], database: str, label: dict[str, Any], watch: dict) -> dict | None:
-    """Start the holder in ``folder`` (created, 0700). Returns None when it holds the lock, else who does.
-
-    connect: keyword arguments of psycopg.connect for the server (dbname is set here); they reach the holder through
-    its standard input only. label: run_id, operator, from, phase. watch: ``{"controller_pid", "silence"}``.
-    Raises LockError when the holder does not start.
+    connect: keyword arguments of psycopg.connect for the server (dbname is set here); what is secret in them reaches
+    the guard through its standard input only. run: id, env, database, host, operator, origin, command, inputs and
+    container, kept in run.json. watch: silence, patience, max_window, urls, body and given_password, see guard.Guard.
+    Raises LockError when the guard does not start.
     """
-    folder.mkdir(mode=0o700, parents=True)
-    (folder / "step").write_text(label["phase"])
-    script = folder / "holder.py"
-    script.write_text(inspect.getsource(holder))
+    _remove_never_begun(folder.parent)
+    kept = {name: value for name, value in connect.items() if name not in _SECRET}
     task = {
-        "connect": dict(connect, dbname=LOCK_DATABASE, application_name=lock_application_name(label["run_id"])),
-        "key": lock_key(database),
-        "label": label,
+        "run": {**run, "connect": kept},
+        "connect": dict(connect, dbname=LOCK_DATABASE, application_name=lock_application_name(run["id"])),
+        "key": lock_key(run["database"]),
+        "label": {"run_id": run["id"], "operator": run["operator"], "from": run["origin"], "phase": "PREFLIGHT"},
+        "container": run["container"],
         **watch,
     }
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+        (folder / run_folder.STEP).touch(mode=0o600)
+        program = guard_program.write(folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise LockError(f"{folder} cannot be written: {error.strerror}; make room, or correct its owner") from None
     for _ in range(_ATTEMPTS):
-        answer = _start(script, task)
+        answer = _start(program, task)
         # Nobody holds it any more, although somebody did a moment before: ask again.
         if answer.get("held") or answer.get("holder") or "error" in answer:
             break
@@ -75,9 +76,33 @@ def acquire(folder: Path, connect: dict[str, Any], database: str, label: dict[st
     return answer["holder"] or {}
 
 
-def _start(script: Path, task: dict[str, Any]) -> dict[str, Any]:
+def _remove_never_begun(state_dir: Path) -> None:
+    """Remove folders of runs that ended before they had the lock; they have touched nothing."""
+    for step in state_dir.glob(f"*/{run_folder.STEP}"):
+        folder, old = step.parent, time.time() - _ABANDONED_SECONDS
+        with contextlib.suppress(OSError):
+            if not (folder / run_folder.RUN).exists() and step.stat().st_mtime < old:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(program: Path, task: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, str(program), "watch", str(program.parent)]
+    answer = _ask(_in_scope(program.parent.name, command), task)
+    # A scope may be refused (no rights, no user manager): a session of its own does nearly the same.
+    return _ask(command, task) if "error" in answer and _SYSTEMD.is_dir() else answer
+
+
+def _in_scope(run_id: str, command: list[str]) -> list[str]:
+    """The command in a unit of its own under systemd, so that the end of a login session does not end it, too."""
+    if not (_SYSTEMD.is_dir() and shutil.which("systemd-run")):
+        return command
+    user = [] if os.geteuid() == 0 else ["--user"]
+    return ["systemd-run", *user, "--scope", "--collect", "--quiet", f"--unit=habitat-runbook-{run_id}", "--", *command]
+
+
+def _ask(command: list[str], task: dict[str, Any]) -> dict[str, Any]:
     process = subprocess.Popen(
-        [sys.executable, str(script), str(script.parent)],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -85,77 +110,38 @@ def _start(script: Path, task: dict[str, Any]) -> dict[str, Any]:
         cwd="/",
     )
     assert process.stdin and process.stdout and process.stderr  # noqa: S101
-    process.stdin.write(json.dumps(task).encode() + b"\n")
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(task).encode() + b"\n")
+        process.stdin.close()
     ready, _, _ = select.select([process.stdout], [], [], _START_SECONDS)
     line = process.stdout.readline() if ready else b""
     if line:
         return json.loads(line)
     process.kill()
     lines = process.stderr.read().decode(errors="replace").strip().splitlines()
-    return {"error": f"the run lock's holder did not start: {lines[-1] if lines else 'no answer'}"}
+    return {"error": f"the run's guard did not start: {lines[-1] if lines else 'no answer'}"}
 
 
 def release(connection: psycopg.Connection, folder: Path, run_id: str) -> bool:
-    """End this run's holder and wait until it is gone; False when it was not there any more."""
-    pid = holder_pid(folder)
+    """End this run's guard and wait until it is gone; False when it was not there any more.
+
+    Raises LockError when it does not end.
+    """
+    pid = run_folder.guard_pid(folder)
     if pid is None:
+        if folder.exists():
+            open_fence(connection, folder)
+            recovery.keep(folder, None)
         return False
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     query = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
     # It ends when the fence is open, for which the server may have to come back first.
-    patience = _END_SECONDS + (holder.OPEN_SECONDS if (folder / holder.FENCE).exists() else 0)
+    patience = _END_SECONDS + (recovery.SERVER_SECONDS if (folder / FENCE).exists() else 0)
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         row = connection.execute(query, [lock_application_name(run_id)]).fetchone()
-        if not (row and row[0]) and not _runs(pid, folder):
+        if not (row and row[0]) and not run_folder.guards(pid, folder):
             return True
         time.sleep(0.02)
-    raise LockError(f"the run lock's holder (pid {pid}) does not end")
-
-
-def holder_pid(folder: Path) -> int | None:
-    """The process that runs this folder's holder.py, found by its argument list, never by a number on file."""
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return next((pid for pid in pids if _runs(pid, folder)), None)
-
-
-def _runs(pid: int, folder: Path) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return str(folder / "holder.py").encode() in words
-
-
-def held_by(connection: psycopg.Connection, database: str) -> dict[str, Any] | None:
-    """Who holds the run lock of a database: run_id, operator, from, since, phase; None when it is free."""
-    return holder.read_holder(connection, lock_key(database))
-
-
-def require(connection: psycopg.Connection, database: str, run_dir: str | None, run_id: str) -> None:
-    """Raise BackupError unless this run holds the lock; without a run_dir there is no run that could."""
-    holder_now = held_by(connection, database) if run_dir else None
-    if run_dir and (not holder_now or holder_now["run_id"] != run_id):
-        who = f"run {holder_now['run_id']} does" if holder_now else "nobody does"
-        raise BackupError(f"this run does not hold the run lock ({who}); start again with the same command")
-
-
-def step_of(run_dir: str | None, phase: str) -> contextlib.AbstractContextManager[None]:
-    """``step`` for a run's folder, nothing without one."""
-    return step(Path(run_dir), phase) if run_dir else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def step(folder: Path, phase: str) -> Iterator[None]:
-    """Show that a step of the run is at work: the holder sees the phase, and that its process lives."""
-    with (folder / "step").open("r+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.truncate(0)
-        handle.write(phase)
-        handle.flush()
-        try:
-            yield
-        finally:
-            os.utime(handle.fileno())
+    raise LockError(f"the run's guard (pid {pid}) does not end")

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
@@ -19,11 +21,25 @@ from ansible_collections.habitat.runbook.plugins.module_utils.table import (
 _LABEL = 10
 _EACH = 3
 _STATEMENT_LINES = 6
+_WHAT = 60
+_WIDTH = 116
 
 
 def labelled(label: str, text: str) -> str:
     """A line that begins with the phase, as in ``BACKUP    local-... 412 kB``."""
     return f"{label:<{_LABEL}}{text}"
+
+
+def wrapped(text: str) -> list[str]:
+    """Sentences as lines that belong to the one before."""
+    return textwrap.wrap(
+        printable(" ".join(text.split())),
+        _WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def refusal(what: str, found: str, next: str) -> str:
@@ -59,6 +75,81 @@ def holder(known: dict[str, Any]) -> str:
     phase = f", phase {known['phase']}" if known.get("phase") else ""
     since = f", since {moment(known['since'])} UTC" if known.get("since") else ""
     return f"run {known['run_id']}{who}{phase}{since}"
+
+
+# What a backup and the comparison of a restored one ask of every table, see snapshot.py.
+_COUNTED = re.compile(r"SELECT pg_catalog\.count\(\*\) AS rows.* FROM (?:ONLY )?(.+?)(?: AS x)?$")
+_JOBS = {"backup": "BACKUP", "restore": "RESTORE", "applied": "APPLY", "reverted": "REVERT"}
+
+
+def progress(job: str, seconds: float, rows: list[dict[str, Any]]) -> str:
+    """What a long step is doing after so many seconds; rows: see progress.read_progress."""
+    lines = [_doing(row) for row in rows[:_EACH]] or ["working"]
+    label = _JOBS.get(job, job.upper())
+    text = "\n".join(labelled("" if at else label, line) for at, line in enumerate(lines))
+    return f"{text}   ({duration(seconds)})"
+
+
+def _doing(row: dict[str, Any]) -> str:
+    what = printable(" ".join(str(row["what"]).split()))
+    counted = _COUNTED.match(what)
+    what = f"counting the rows of {counted[1]}" if counted else what
+    what = what if len(what) <= _WHAT else f"{what[:_WHAT]}..."
+    if row["kind"] == "statement":
+        blocked = f"   waits for pid {', pid '.join(row['blockers'])}" if row.get("blockers") else ""
+        return f"{what}   for {duration(row['seconds'] or 0)}{blocked}"
+    if not row["total"]:
+        return f"{what}   {row['doing'].lower()}, {row['done']} {row['unit']}"
+    percent = min(99, 100 * row["done"] // row["total"])
+    about = "about " if row["kind"] == "copy" else ""
+    return f"{percent:>3} %   {what}   {row['doing'].lower()}, {row['done']} of {about}{row['total']} {row['unit']}"
+
+
+def resumed(data: dict[str, Any]) -> str:
+    """What resume.yml found and put right; data: env, database, runs (reports), going_on, last, services, probes,
+    refusals (what could not be put right), finishes."""
+    lines = _ended_runs(data["runs"])
+    if data["going_on"]:
+        lines.append(labelled("RESUME", f"{holder(data['going_on'])} is going on; it was left alone"))
+    elif not lines and not data["last"]:
+        lines.append(
+            labelled("RESUME", f"{data['env']} / {data['database']}: no run was cut off, nothing to put right")
+        )
+    elif data["last"] and not data["runs"]:
+        lines += _ended_runs([data["last"]])
+    if data["runs"] or data["last"]:
+        lines.append(labelled("SERVICES", _services_now(data["services"], data["probes"])))
+    if data["finishes"] and not data["refusals"]:
+        lines.append(labelled("RESUME", f"going on with what run {data['last']['run']['id']} had begun"))
+    else:
+        newest = data["last"] or (data["runs"] or [{"next": ""}])[-1]
+        lines += [labelled("NEXT", newest["next"])] if newest["next"] else []
+    return "\n".join(lines)
+
+
+def cancelled(data: dict[str, Any]) -> str:
+    """What cancel.yml did; data: env, database, runs (reports)."""
+    if not data["runs"]:
+        look = f"ansible-playbook playbooks/status.yml -e env={data['env']}"
+        return labelled("CANCEL", f"{data['env']} / {data['database']}: no run is going on; how things stand: {look}")
+    lines = _ended_runs(data["runs"])
+    return "\n".join([*lines, *(labelled("NEXT", one["next"]) for one in data["runs"] if one["next"])])
+
+
+def _ended_runs(runs: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for one in runs:
+        lines.append(labelled("CUT OFF", f"run {one['run']['id']} by {one['run']['operator']}"))
+        lines += wrapped(one["state"])
+    return lines
+
+
+def _services_now(services: dict[str, list[str]], probes: list[dict[str, Any]]) -> str:
+    if not services["running"]:
+        return "none is running"
+    sick = [probe for probe in probes if not probe["good"]]
+    how = f", NOT healthy: {sick[0]['url']}: {sick[0]['reason']}" if sick else ", healthy" if probes else ""
+    return f"{', '.join(services['running'])} running{how}"
 
 
 def nothing(data: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils import screens
-from ansible_collections.habitat.runbook.plugins.module_utils.inputs import CONFIRMED
+from ansible_collections.habitat.runbook.plugins.module_utils import account, screens
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
@@ -39,7 +38,7 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
         **{name: facts[name] for name in ("env", "host", "database", "services", "probes", "backups")},
         "last_run": facts["last_run"],
         **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
-        **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out", "left_over")},
+        **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out", "interrupted")},
         "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
         "long_transactions": [one for one in facts["around"]["sessions"] if (one["seconds"] or 0) > LONG_SECONDS],
     }
@@ -50,14 +49,16 @@ def status(data: dict[str, Any]) -> str:
     """The status table; data is what ``-e output=json`` prints.
 
     Keys: env, host, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped,
-    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, left_over, long_transactions,
-    next.
+    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, interrupted,
+    long_transactions, next.
     """
     lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
     lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
     for one in data["versions"]:
         if one["error"]:
             lines.append(f"  {one['version']} stopped with: {one['error']}")
+    for one in data["interrupted"]:
+        lines.append(labelled("CUT OFF", _interrupted(one)))
     for one in data["refusals"]:
         lines.append(labelled("PROBLEM", one["what"]))
         lines += [f"  {text}" for text in (one["found"], one["next"]) if text]
@@ -110,6 +111,14 @@ def _lock(holder: dict[str, Any] | None) -> str:
     return screens.holder(holder)
 
 
+def _interrupted(one: dict[str, Any]) -> str:
+    stopped = f"; it has stopped {', '.join(one['stopped'])}" if one["stopped"] else ""
+    when = f" at {moment(one['at'])} UTC" if one["at"] else ""
+    return (
+        f"run {one['run_id']} by {one['operator']} was cut off {one['where']}{when} and is not put right yet{stopped}"
+    )
+
+
 def _backups(backups: list[dict[str, Any]]) -> str:
     verified = [one for one in backups if one["verified"]]
     broken = [one for one in backups if not one["verified"]]
@@ -151,18 +160,24 @@ def _history(history: list[dict[str, Any]]) -> list[str]:
 def _last_run(run: dict[str, Any] | None) -> str:
     if run is None:
         return "none"
-    return f"{run['run']['id']} {run['outcome'].replace('_', ' ')}, schema {run['schema']}, by {run['run']['operator']}"
+    how = f"cut off, {run['outcome']}" if run["cut_off"] else run["outcome"]
+    told = f"{run['run']['id']} {how.replace('_', ' ')}, schema {run['schema']}, by {run['run']['operator']}"
+    return "\n".join([told, *screens.wrapped(run["state"])]) if run["cut_off"] else told
 
 
 def next_step(data: dict[str, Any]) -> str:
     """The one command to type now; data: see ``status``."""
     env = data["env"]
     if data["holder"]:
-        return "a run is going on: wait for its end"
+        return f"a run is going on: wait for its end, or end it: ansible-playbook playbooks/cancel.yml -e env={env}"
+    if data["interrupted"]:
+        return data["interrupted"][0]["next"]
     if data["refusals"]:
         return data["refusals"][0]["next"] or "correct what PROBLEM says"
     if data["kept_out"]:
         return _let_in(data)
+    if _cut_off(data):
+        return data["last_run"]["next"]
     if _still_to_do(data):
         last = data["last_run"]
         return f"{last['next']} (said by run {last['run']['id']})"
@@ -175,10 +190,6 @@ def next_step(data: dict[str, Any]) -> str:
 
 
 def _let_in(data: dict[str, Any]) -> str:
-    if data["left_over"]:
-        env = data["env"]
-        backup = f"ansible-playbook playbooks/backup.yml -e env={env}{f' -e confirm={env}' if env == CONFIRMED else ''}"
-        return f"let the application in again, with a backup: {backup}"
     roles = ", ".join(quoted(role) for role in data["kept_out"])
     return f"as the owner: GRANT CONNECT ON DATABASE {quoted(data['database'])} TO {roles}"
 
@@ -194,6 +205,16 @@ def _wrong_with_services(data: dict[str, Any]) -> str:
     if services["stopped"]:
         return f"start {', '.join(services['stopped'])}, unless it is stopped on purpose; {on}"
     return ""
+
+
+def _cut_off(data: dict[str, Any]) -> bool:
+    """Whether the last run was cut off and something of it is left to be done."""
+    last = data["last_run"]
+    if not (last and last["cut_off"] and last["next"]):
+        return False
+    migrates = account.migrates(last["run"])
+    pending = any(one["state"] in ("pending", "partial") for one in data["versions"])
+    return pending or not migrates or bool(_wrong_with_services(data))
 
 
 def _still_to_do(data: dict[str, Any]) -> bool:

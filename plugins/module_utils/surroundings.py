@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import checks, run_lock
+from ansible_collections.habitat.runbook.plugins.module_utils import checks, lock_session
 
 
 def read_surroundings(connection: psycopg.Connection) -> dict[str, Any]:
     """Look around without changing anything; see RETURN of session_info for the keys."""
     server = checks.read_server(connection)
     return {
-        "holder": run_lock.held_by(connection, server["name"]),
+        "holder": lock_session.held_by(connection, server["name"]),
         "server": server,
         "sessions": checks.read_sessions(connection),
     }

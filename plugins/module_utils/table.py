@@ -71,6 +71,14 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+def cell(text: Any) -> str:
+    """Text from outside inside Markdown: no table, code or markup of its own."""
+    plain = " ".join(str(text).split())
+    for mark in "\\|`<>*_[]":
+        plain = plain.replace(mark, "\\" + mark)
+    return plain
+
+
 def count(number: int, noun: str) -> str:
     """``1 session``, ``2 sessions``, ``2 addresses``."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"

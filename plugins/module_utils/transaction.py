@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -14,9 +14,17 @@ from ansible_collections.habitat.runbook.plugins.module_utils import failure, hi
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream
 from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import DONE, INTENT
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.statement import Statement
 from ansible_collections.habitat.runbook.plugins.module_utils.wire import Answer, Item, StatementFailed, run, run_one
+
+Note = Callable[[str, str, "str | None"], None]
+"""Is told of a COMMIT: run_folder.INTENT or DONE, the version, and the transaction's xid."""
+
+
+def unnoted(event: str, version: str, xid: str | None) -> None:
+    """What is told when nobody keeps a journal."""
 
 
 class VerifyFailed(Exception):
@@ -29,19 +37,27 @@ class VerifyFailed(Exception):
 
 
 def apply_in_transaction(
-    connection: psycopg.Connection, head: dict, stream: Stream, who: Run, watch: SchemaWatch | None = None
+    connection: psycopg.Connection,
+    head: dict,
+    stream: Stream,
+    who: Run,
+    watch: SchemaWatch | None = None,
+    note: Note = unnoted,
 ) -> dict | Failure:
     """Apply one migration whole or not at all; returns what to report of it, or the Failure.
 
-    watch: records in the history what the migration changed in the schema. A failure's state is "unknown" when the
+    watch: records in the history what the migration changed in the schema. note: is told before COMMIT is sent, and
+    after its answer. A failure's state is "unknown" when the
     connection was lost while COMMIT was under way.
     """
     commit = Item("COMMIT")
-    milliseconds = 0
+    milliseconds, xid = 0, None
     try:
         for answer in _answers(connection, head, stream, who, watch):
             check_verify(answer)
             milliseconds = duration(answer, milliseconds)
+            xid = answer.first_row["xid"] if answer.item.role == "record" else xid
+        note(INTENT, head["version"], xid)
         if run_one(connection, commit).tag != "COMMIT":
             raise StatementFailed(commit, psycopg.errors.InFailedSqlTransaction("it was rolled back"), lost=False)
     except StatementFailed as failed:
@@ -52,6 +68,7 @@ def apply_in_transaction(
     except VerifyFailed as failed:
         run_one(connection, Item("ROLLBACK"))
         return verify_failure(head, failed, "rolled_back")
+    note(DONE, head["version"], xid)
     return applied(head, milliseconds)
 
 

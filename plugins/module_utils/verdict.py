@@ -49,6 +49,9 @@ def judge(facts: dict[str, Any]) -> Verdict:
 
     facts: see ``report.gather``.
     """
+    if facts["ended"]:
+        told = facts["ended"]
+        return Verdict(told["outcome"], told["schema"], told["state"], told["next"])
     schema = _from_to(facts)
     if facts["failed_task"] is None:
         return Verdict(SUCCEEDED, schema, _services(facts), "")

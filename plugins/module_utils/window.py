@@ -9,11 +9,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import fence, run_lock
+from ansible_collections.habitat.runbook.plugins.module_utils import fence, lock_session
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Refusal
+from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import open_fence
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import step_of
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count, session
 from ansible_collections.habitat.runbook.plugins.module_utils.writers import wait_until_gone
 
@@ -24,31 +27,37 @@ _POLL_SECONDS = 0.02
 class Window:
     """How a step stands: why it must not begin (None: it may), the fence's record, the sessions of others.
 
-    ``stays_closed`` is set by a step after which nobody may write until another step has put things right.
+    ``stays_closed`` is set by a step after which nobody may write until another step has put things right; ``told``
+    becomes part of the journal.
     """
 
     refusal: Refusal | None = None
     fence: dict[str, Any] | None = None
     other_sessions: list[dict[str, Any]] = field(default_factory=list)
     stays_closed: bool = False
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
 def window(
-    connection: psycopg.Connection, reconnect: Callable[[], psycopg.Connection], parameters: dict[str, Any], phase: str
+    connection: psycopg.Connection,
+    reconnect: Callable[[], psycopg.Connection],
+    parameters: dict[str, Any],
+    phase: str,
+    **details: Any,
 ) -> Iterator[Window]:
-    """Keep the application out while the block runs, and show the run lock's holder that a step is at work.
+    """Keep the application out while the block runs, and show the guard that a step is at work.
 
     parameters: login_db, run_id, run_dir (None: a module used without a run, which has neither lock nor fence),
     writer_roles, drain and fence_by_right (see fence.close). ``connection`` may be closed in the block. When the fence
-    cannot be opened any more the lock's holder does it.
+    cannot be opened any more the guard does it.
     """
     run_dir, found = parameters["run_dir"], Window()
-    with run_lock.step_of(run_dir, phase):
+    with step_of(run_dir, phase, **details) as found.told:
         try:
             if run_dir:
                 found.fence, found.refusal = _close(connection, parameters)
-            # After the fence is closed: the holder is who opens it if we do not.
+            # After the fence is closed: the guard is who opens it if we do not.
             found.refusal = found.refusal or lock_missing(connection, parameters)
             if not found.refusal:
                 found.refusal, found.other_sessions = _left_by_writers(connection, parameters)
@@ -63,11 +72,11 @@ def _leave(reconnect: Callable[[], psycopg.Connection], parameters: dict[str, An
     try:
         with reconnect() as again:
             if not stays_closed or lock_missing(again, parameters):
-                fence.open_again(again, parameters["run_dir"])
+                open_fence(again, Path(parameters["run_dir"]))
     except (psycopg.Error, OSError):
-        # A server that takes no connection at this moment may still answer to the holder's.
+        # A server that takes no connection at this moment may still answer to the guard's.
         if not stays_closed:
-            fence.ask_holder(parameters["run_dir"])
+            fence.ask_guard(parameters["run_dir"])
 
 
 def _close(connection: psycopg.Connection, parameters: dict[str, Any]) -> tuple[dict[str, Any] | None, Refusal | None]:
@@ -94,7 +103,7 @@ def lock_missing(connection: psycopg.Connection, parameters: dict[str, Any]) -> 
     """Every step of a run works only while the run's own lock is held."""
     if not parameters["run_dir"]:
         return None
-    holder = run_lock.held_by(connection, parameters["login_db"])
+    holder = lock_session.held_by(connection, parameters["login_db"])
     if holder and holder["run_id"] == parameters["run_id"]:
         return None
     found = f"held by run {holder['run_id']}" if holder else "nobody holds it"

@@ -68,16 +68,21 @@ def main() -> None:
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
     import psycopg
-    from ansible_collections.habitat.runbook.plugins.module_utils import fence, holder, run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import fence_record, lock_session, run_folder
 
-    closed = (Path(module.params["run_dir"]) / holder.FENCE).exists()
+    closed = fence_record.read_fence(Path(module.params["run_dir"])) is not None
     if not closed or module.check_mode:
         module.exit_json(changed=closed, opened=closed)
     parameters = connection_parameters(module, module.params["run_id"])
     try:
         # The fenced database may have another name by now, or be gone.
-        with connect_to(parameters, run_lock.LOCK_DATABASE) as connection:
-            opened = fence.open_again(connection, module.params["run_dir"])
+        with (
+            run_folder.step(Path(module.params["run_dir"]), "ACCESS"),
+            connect_to(parameters, lock_session.LOCK_DATABASE) as connection,
+        ):
+            opened = fence_record.open_fence(connection, Path(module.params["run_dir"]))
+    except run_folder.Ended as error:
+        module.fail_json(msg=str(error))
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         module.fail_json(msg=f"the application is still kept out of {module.params['login_db']}: {reason}")

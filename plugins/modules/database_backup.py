@@ -56,6 +56,12 @@ options:
       - Folder of the run on the host.
       - When it is given, the module works only while this run holds the run lock, and shows it that it is at work.
     type: path
+  wait:
+    description:
+      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
+        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
+      - Left out, and without O(run_dir), the module does its work before it answers.
+    type: float
 attributes:
   check_mode:
     support: full
@@ -152,11 +158,12 @@ removed:
   elements: str
 """
 
-from contextlib import AbstractContextManager, nullcontext
+import functools
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils import jobs
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
     container_of,
@@ -165,6 +172,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, backup_id, latest_version
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 OPTIONS = {
     "run_id": {"type": "str", "required": True},
@@ -173,6 +181,7 @@ OPTIONS = {
     "bin_dir": {"type": "path"},
     "operator": {"type": "str", "default": "unknown"},
     "run_dir": {"type": "path"},
+    "wait": {"type": "float"},
 }
 
 
@@ -192,7 +201,7 @@ def summary(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def backup(module: AnsibleModule) -> dict[str, Any]:
     """Take the backup, or in check mode say which one it would be. Raises BackupError."""
-    from ansible_collections.habitat.runbook.plugins.module_utils import dump
+    from ansible_collections.habitat.runbook.plugins.module_utils import dump, lock_session, run_folder
 
     given = module.params
     backup_id(given["env"], given["run_id"])
@@ -204,33 +213,26 @@ def backup(module: AnsibleModule) -> dict[str, Any]:
         if module.check_mode:
             plan = dump.plan_backup(*where, **programs)
             return {"database_bytes": plan.pop("database_bytes"), "backup": plan}
-        with run_step(connection, given):
+        lock_session.require(connection, given["login_db"], given["run_dir"], given["run_id"])
+        with run_folder.step_of(given["run_dir"], "BACKUP") as told:
             taken = dump.take_backup(*where, taken_by=given["operator"], **programs)
+            told["backup"] = taken.manifest["id"]
     for warning in taken.warnings:
         module.warn(warning)
     manifest = taken.manifest
     return {"backup": summary(manifest, folder), "seconds": manifest["seconds"], "removed": taken.removed}
 
 
-def run_step(connection: Any, given: dict[str, Any]) -> AbstractContextManager[None]:
-    """Show the holder of the run lock that the run is at work. Raises BackupError when it is not this run's."""
-    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
-
-    if not given["run_dir"]:
-        return nullcontext()
-    holder = run_lock.held_by(connection, given["login_db"])
-    if not holder or holder["run_id"] != given["run_id"]:
-        who = f"run {holder['run_id']} does" if holder else "nobody does"
-        raise BackupError(f"this run does not hold the run lock ({who}); start again with backup.yml or migrate.yml")
-    return run_lock.step(Path(given["run_dir"]), "BACKUP")
-
-
 def main() -> None:
     module = AnsibleModule(argument_spec={**database_argument_spec(), **OPTIONS}, supports_check_mode=True)
     require_psycopg(module)
+    jobs.run(module, "backup", functools.partial(work, module))
+
+
+def work(module: AnsibleModule) -> None:
     try:
         result = backup(module)
-    except (BackupError, OSError) as error:
+    except (BackupError, Ended, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, **result)
 

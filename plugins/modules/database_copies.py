@@ -59,19 +59,20 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 
 def remove(module: AnsibleModule) -> list[str]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import copies, run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import copies, lock_session, run_folder
 
     given, kinds = module.params, (copies.POINT, copies.RESTORE)
     connect = connection_parameters(module, given["run_id"], lock_timeout="30s", statement_timeout="0")
-    with open_connection(module, dict(connect, dbname=run_lock.LOCK_DATABASE)) as admin:
+    with open_connection(module, dict(connect, dbname=lock_session.LOCK_DATABASE)) as admin:
         if module.check_mode:
             found = copies.list_copies(admin, given["login_db"])
             return [copy.name for copy in found if copy.kind in kinds and copy.name != given["keep"]]
-        run_lock.require(admin, given["login_db"], given["run_dir"], given["run_id"])
-        with run_lock.step_of(given["run_dir"], "CLEAN UP"):
+        lock_session.require(admin, given["login_db"], given["run_dir"], given["run_id"])
+        with run_folder.step_of(given["run_dir"], "CLEAN UP"):
             return copies.drop_copies(admin, given["login_db"], kinds, given["keep"])
 
 
@@ -89,7 +90,7 @@ def main() -> None:
 
     try:
         removed = remove(module)
-    except (BackupError, OSError, psycopg.Error) as error:
+    except (BackupError, Ended, OSError, psycopg.Error) as error:
         module.fail_json(msg=" ".join(str(error).split()))
     module.exit_json(changed=bool(removed), removed=removed)
 

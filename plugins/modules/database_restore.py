@@ -38,6 +38,12 @@ options:
       - Folder of the run on the host.
       - When it is given, the module works only while this run holds the run lock.
     type: path
+  wait:
+    description:
+      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
+        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
+      - Left out, and without O(run_dir), the module does its work before it answers.
+    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -110,6 +116,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils import jobs
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import RESTORE, copy_name
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connect_to,
@@ -120,24 +127,30 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, find_backup, read
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 _MOST_JOBS = 4
 
 
 def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import client_programs, copies, run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import (
+        client_programs,
+        copies,
+        lock_session,
+        run_folder,
+    )
     from ansible_collections.habitat.runbook.plugins.module_utils.restore import restore_backup
 
     given = module.params
     connect = connection_parameters(module, given["run_id"], lock_timeout="0", statement_timeout="0")
-    with open_connection(module, dict(connect, dbname=run_lock.LOCK_DATABASE)) as admin:
+    with open_connection(module, dict(connect, dbname=lock_session.LOCK_DATABASE)) as admin:
         tools = client_programs.find_tools(given["bin_dir"], admin.info.server_version, container_of(module))
         dump = Path(find_backup(given["backup_dir"], given["backup"]).dump)
         told = read(dump.with_suffix(".json"))
         if module.check_mode:
             return {}
-        run_lock.require(admin, given["login_db"], given["run_dir"], given["run_id"])
-        with run_lock.step_of(given["run_dir"], "RESTORE"):
+        lock_session.require(admin, given["login_db"], given["run_dir"], given["run_id"])
+        with run_folder.step_of(given["run_dir"], "RESTORE"):
             removed = copies.drop_copies(admin, given["login_db"], [RESTORE])
             jobs = tools.jobs(given["jobs"] or min(_MOST_JOBS, os.cpu_count() or 1))
             if jobs < given["jobs"]:
@@ -162,15 +175,20 @@ def main() -> None:
         bin_dir={"type": "path"},
         jobs={"type": "int", "default": 0},
         run_dir={"type": "path"},
+        wait={"type": "float"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
+    jobs.run(module, "restore", functools.partial(work, module))
+
+
+def work(module: AnsibleModule) -> None:
     import psycopg
 
     name = copy_name(module.params["login_db"], RESTORE, module.params["run_id"])
     try:
         result = restore(module, name)
-    except (BackupError, OSError, psycopg.Error) as error:
+    except (BackupError, Ended, OSError, psycopg.Error) as error:
         module.fail_json(msg=" ".join(str(error).split()), name=name)
     module.exit_json(changed=True, name=name, **result)
 

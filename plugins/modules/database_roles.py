@@ -141,7 +141,7 @@ def superuser(module: AnsibleModule) -> str:
 
 
 def work(module: AnsibleModule) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import roles, run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, roles
 
     given = module.params
     wish = roles.Wish(
@@ -159,7 +159,7 @@ def work(module: AnsibleModule) -> dict[str, Any]:
     parameters = connection_parameters(
         module, given["run_id"], lock_timeout=given["lock_timeout"], statement_timeout="10min"
     )
-    with open_connection(module, dict(parameters, dbname=run_lock.LOCK_DATABASE)) as admin:
+    with open_connection(module, dict(parameters, dbname=lock_session.LOCK_DATABASE)) as admin:
         outcome = roles.ensure(admin, lambda name: connect_to(parameters, name), wish, module.check_mode)
     return {
         "changed": bool(outcome.steps),

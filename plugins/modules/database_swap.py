@@ -102,6 +102,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 OPTIONS = {
     "env": {"type": "str", "required": True},
@@ -115,14 +116,14 @@ OPTIONS = {
 
 
 def swap(module: AnsibleModule, connect: dict[str, Any]) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import put_back, run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, put_back, run_folder
     from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 
     given = module.params
-    with connect_to(connect, run_lock.LOCK_DATABASE) as connection:
-        run_lock.require(connection, given["login_db"], given["run_dir"], given["run_id"])
+    with connect_to(connect, lock_session.LOCK_DATABASE) as connection:
+        lock_session.require(connection, given["login_db"], given["run_dir"], given["run_id"])
     who = Run(given["run_id"], given["operator"], given["origin"])
-    with run_lock.step_of(given["run_dir"], "SWAP"):
+    with run_folder.step_of(given["run_dir"], "SWAP", incoming=given["incoming"]):
         to = functools.partial(connect_to, connect)
         return put_back.put_back(to, given["login_db"], given["incoming"], who, given["source"])
 
@@ -144,7 +145,7 @@ def main() -> None:
             result.update(swap(module, connect))
         except SwapUnknown as error:
             module.fail_json(msg=str(error), unknown=True, kept_as=kept_as)
-        except (BackupError, OSError, psycopg.Error) as error:
+        except (BackupError, Ended, OSError, psycopg.Error) as error:
             module.fail_json(msg=" ".join(str(error).split()), unknown=False, kept_as=kept_as)
     module.exit_json(**result)
 

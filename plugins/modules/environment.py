@@ -26,6 +26,10 @@ options:
     type: list
     elements: str
     default: []
+  harmless:
+    description: Whether what the playbook does needs no confirmation, production or not.
+    type: bool
+    default: false
 author:
   - The Habitat team (@habitat)
 attributes:
@@ -49,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 ansible_facts:
-  description: The fact C(habitat_run) with id, env, operator, origin, controller_pid, inputs, check and command.
+  description: The fact C(habitat_run) with id, env, operator, origin, inputs, check and command.
   returned: success
   type: dict
   contains:

@@ -37,6 +37,12 @@ options:
     description: Seconds one answer may take.
     type: float
     default: 3
+  run_dir:
+    description:
+      - Folder of the run on the host. The run's guard sees there that a step is at work, and starts again what was
+        stopped when the run goes silent.
+      - When it is given, nothing is done once the run was ended.
+    type: path
 author:
   - The Habitat team (@habitat)
 attributes:
@@ -81,6 +87,7 @@ from urllib.error import HTTPError
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 from ansible_collections.habitat.runbook.plugins.module_utils.health import Expectation, wait_healthy
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended, step_of
 from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 
 BODY_BYTES = 64 * 1024
@@ -122,6 +129,7 @@ def main() -> None:
             "successes": {"type": "int", "default": 3},
             "deadline": {"type": "float", "default": 30},
             "timeout": {"type": "float", "default": 3},
+            "run_dir": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -129,15 +137,19 @@ def main() -> None:
     if not wanted["urls"]:
         module.fail_json(msg="there is no address to ask: urls is empty")
     started = time.monotonic()
-    probes = wait_healthy(
-        wanted["urls"],
-        Expectation(wanted["status"], wanted["body"]),
-        wanted["successes"],
-        started + wanted["deadline"],
-        lambda url: ask(url, wanted["timeout"]),
-        time.monotonic,
-        lambda: time.sleep(PAUSE_SECONDS),
-    )
+    try:
+        with step_of(None if module.check_mode else wanted["run_dir"], "HEALTH"):
+            probes = wait_healthy(
+                wanted["urls"],
+                Expectation(wanted["status"], wanted["body"]),
+                wanted["successes"],
+                started + wanted["deadline"],
+                lambda url: ask(url, wanted["timeout"]),
+                time.monotonic,
+                lambda: time.sleep(PAUSE_SECONDS),
+            )
+    except Ended as error:
+        module.fail_json(msg=str(error), probes=[], changed=False)
     result = {
         "changed": False,
         "probes": [asdict(probe) for probe in probes],

@@ -150,6 +150,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 
+JOURNAL_BYTES = 16 * 1024**2
+"""Ten answers a second of the application for half a day, and the plan."""
+
 
 def run_checks(
     module: AnsibleModule, state: dict[str, Any], fencing: list[Any], room: int | str, largest: int
@@ -160,6 +163,11 @@ def run_checks(
     found = checks.check_server(server)
     found.append(checks.check_tools(parameters["bin_dir"], server["number"], container_of(module)))
     found.append(checks.check_space(parameters["backup_dir"], server["size"], "space for the backup"))
+    if parameters["run_dir"]:
+        state_dir = str(Path(parameters["run_dir"]).parent)
+        journal = checks.check_space(state_dir, JOURNAL_BYTES, "space for the journal")
+        # Nearly always it is the disk of the data or of the backups, which are said.
+        found += [journal] if journal.state == "fail" else []
     if isinstance(room, int):
         found.append(checks.check_room(room, largest, "space for the data", "the server's data folder"))
     limit = parameters["max_transaction"]
@@ -228,12 +236,15 @@ def main() -> None:
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
     parameters = module.params
     # A slow look at a slow host is no dead run; in check mode there is no lock that could end.
-    with run_lock.step_of(None if module.check_mode else parameters["run_dir"], "PREFLIGHT"):
-        result = look(module)
+    try:
+        with run_folder.step_of(None if module.check_mode else parameters["run_dir"], "PREFLIGHT"):
+            result = look(module)
+    except run_folder.Ended as error:
+        module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)
 
 

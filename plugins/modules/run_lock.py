@@ -9,13 +9,15 @@ module: run_lock
 short_description: Take and release the lock that lets one run at a time work on a database
 version_added: 0.1.0
 description:
-  - Starts a small process on the database's host that holds a session advisory lock in the database C(postgres) until
-    the run is over, and ends it again.
+  - Starts the run's guard on the database's host, a small process that holds a session advisory lock in the database
+    C(postgres) until the run is over, and ends it again.
+  - The guard asks the application ten times a second whether it is well, and puts things right when the run goes
+    silent, keeps the services stopped for too long or is cancelled. It ends the run's step and database sessions, lets
+    the application in again and starts what the run had stopped. It never restores, drops or renames anything.
   - A run that finds the lock taken fails at once and says who holds it, since when, from where and in which phase.
-  - The lock is gone with the run. Nothing has to be cleaned up by hand after a crash.
-  - When a dead run on this host has left the application kept out of the database, the one that takes the lock lets it
-    in again.
-  - Taking and releasing leaves no trace, so neither counts as a change. In check mode the lock is only looked at.
+  - A run that finds an earlier one which was cut off and not put right fails at once and says what to type.
+  - Taking and releasing leaves no trace but the run's journal, so neither counts as a change. In check mode the lock is
+    only looked at.
 options:
   state:
     description: Whether this run is to hold the lock.
@@ -23,7 +25,7 @@ options:
     choices: [present, absent]
     default: present
   run_dir:
-    description: Folder of the run on the host. It is made with the lock and removed with it.
+    description: Folder of the run on the host. It is made with the lock and removed with it; the journal is kept.
     type: path
     required: true
   operator:
@@ -34,14 +36,39 @@ options:
     description: Where the run comes from (a host, an AWX job), shown to others who find the lock taken.
     type: str
     default: unknown
-  controller_pid:
-    description: Process of the controller when it runs on this very machine. The lock ends with it, and with the step
-      that is at work then.
-    type: int
+  inventory_host:
+    description: Name of the database's host in the inventory, for the report of a run that is cut off.
+    type: str
+    default: localhost
+  command:
+    description: Playbook of the run as it was typed, for the commands that are suggested when it is cut off.
+    type: str
+    default: migrate.yml
+  inputs:
+    description: What was typed for the run behind C(-e), for the same purpose.
+    type: dict
+    default: {}
   silence:
-    description: Seconds without a sign of life from any step after which the lock ends by itself.
+    description: Seconds without a step at work after which the run is over, while services are stopped.
     type: float
-    default: 120
+    default: 15
+  patience:
+    description: The same while no service is stopped by the run.
+    type: float
+    default: 60
+  max_window:
+    description: Seconds for which services may be stopped. At half of it a warning is shown.
+    type: float
+    default: 1800
+  urls:
+    description: Addresses at which the guard asks the application.
+    type: list
+    elements: str
+    default: []
+  body:
+    description: Keys and values that the JSON body of a good answer has, among others.
+    type: dict
+    default: {}
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -80,6 +107,19 @@ holder:
   description: Who holds the lock instead (run_id, operator, from, since, phase); null when nobody else does.
   returned: always
   type: dict
+refusals:
+  description: Earlier runs that were cut off and not put right, each with what, found and next.
+  returned: when there are any
+  type: list
+  elements: dict
+ended:
+  description: The guard's report when this run was ended by it or by an operator; null otherwise.
+  returned: when released
+  type: dict
+probes:
+  description: What the guard saw of the application, with asked, good and down_seconds (longest time without answer).
+  returned: when released
+  type: dict
 """
 
 from pathlib import Path
@@ -95,63 +135,58 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
 
 
 def take(module: AnsibleModule) -> None:
-    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_lock
 
-    parameters = module.params
-    connect = connection_parameters(module, parameters["run_id"], statement_timeout="0")
+    given = module.params
+    connect = connection_parameters(module, given["run_id"], statement_timeout="0")
     if module.check_mode:
         with open_connection(module, connect) as connection:
-            holder = run_lock.held_by(connection, parameters["login_db"])
+            holder = lock_session.held_by(connection, given["login_db"])
     else:
-        label = {
-            "run_id": parameters["run_id"],
-            "operator": parameters["operator"],
-            "from": parameters["origin"],
-            "phase": "PREFLIGHT",
-        }
-        watch = {"controller_pid": parameters["controller_pid"], "silence": parameters["silence"]}
         try:
-            holder = run_lock.acquire(Path(parameters["run_dir"]), connect, parameters["login_db"], label, watch)
+            holder = run_lock.acquire(Path(given["run_dir"]), connect, run_of(given), watch_of(given))
         except (run_lock.LockError, OSError) as error:
             module.fail_json(msg=f"the run lock cannot be taken: {error}", held=False, holder=None)
-        if holder is None:
-            open_fences(module, connect)
     if holder is not None:
-        text = f"another run holds {parameters['env']}/{parameters['login_db']}: {holder.get('run_id')}"
+        text = f"another run holds {given['env']}/{given['login_db']}: {holder.get('run_id')}"
         module.fail_json(msg=text, held=False, holder=holder)
     module.exit_json(changed=False, held=not module.check_mode, holder=None)
 
 
-def open_fences(module: AnsibleModule, connect: dict[str, Any]) -> None:
-    """Let the application in where a dead run has left it kept out."""
-    import psycopg
-    from ansible_collections.habitat.runbook.plugins.module_utils import fence
+def run_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The run as its run.json has it."""
+    inside = given["container"] if given["container"].get("service") else None
+    told = {name: given[name] for name in ("env", "operator", "origin", "command", "inputs")}
+    place = {"database": given["login_db"], "host": given["inventory_host"], "container": inside}
+    return {"id": given["run_id"], **place, **told}
 
-    folders = fence.left_over(Path(module.params["run_dir"]))
-    if not folders:
-        return
-    try:
-        with open_connection(module, connect) as connection:
-            for run_id in fence.open_left_over(connection, folders, module.params["login_db"]):
-                module.warn(f"run {run_id} was cut off and had kept the application out; it may connect again")
-    except (psycopg.Error, OSError, ValueError, KeyError) as error:
-        there = ", ".join(str(folder) for folder in folders)
-        module.warn(
-            f"what a dead run has on record about who may connect cannot be used ({there}): {error}; see status.yml"
-        )
+
+def watch_of(given: dict[str, Any]) -> dict[str, Any]:
+    """What the guard is told to watch for; the password goes to it through its standard input only."""
+    names = ("silence", "patience", "max_window", "urls", "body")
+    return {"given_password": given["login_password"] or None, **{name: given[name] for name in names}}
+
+
+def refuse_interrupted(module: AnsibleModule) -> None:
+    """Fail when an earlier run on this database was cut off and nobody has put things right yet."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import interrupted
+
+    refusals = interrupted.refusals(Path(module.params["run_dir"]).parent, module.params["login_db"])
+    if refusals:
+        module.fail_json(msg=refusals[0]["what"], refusals=refusals, held=False, holder=None)
 
 
 def give_back(module: AnsibleModule) -> None:
-    from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
+    from ansible_collections.habitat.runbook.plugins.module_utils import interrupted, run_lock
 
-    parameters = module.params
-    with open_connection(module, connection_parameters(module, parameters["run_id"])) as connection:
+    given, folder = module.params, Path(module.params["run_dir"])
+    with open_connection(module, connection_parameters(module, given["run_id"])) as connection:
         if not module.check_mode:
             try:
-                run_lock.release(connection, Path(parameters["run_dir"]), parameters["run_id"])
+                run_lock.release(connection, folder, given["run_id"])
             except run_lock.LockError as error:
                 module.fail_json(msg=str(error), held=True, holder=None)
-    module.exit_json(changed=False, held=False, holder=None)
+    module.exit_json(changed=False, held=False, holder=None, **interrupted.seen(folder))
 
 
 def main() -> None:
@@ -163,12 +198,19 @@ def main() -> None:
         run_dir={"type": "path", "required": True},
         operator={"type": "str", "default": "unknown"},
         origin={"type": "str", "default": "unknown"},
-        controller_pid={"type": "int"},
-        silence={"type": "float", "default": 120},
+        inventory_host={"type": "str", "default": "localhost"},
+        command={"type": "str", "default": "migrate.yml"},
+        inputs={"type": "dict", "default": {}},
+        silence={"type": "float", "default": 15},
+        patience={"type": "float", "default": 60},
+        max_window={"type": "float", "default": 1800},
+        urls={"type": "list", "elements": "str", "default": []},
+        body={"type": "dict", "default": {}},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
     if module.params["state"] == "present":
+        refuse_interrupted(module)
         take(module)
     give_back(module)
 

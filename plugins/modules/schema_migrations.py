@@ -89,6 +89,12 @@ options:
       - With O(state=reverted) the module finds out for itself.
     type: bool
     default: true
+  wait:
+    description:
+      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
+        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
+      - Left out, and without O(run_dir), the module does its work before it answers.
+    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -214,6 +220,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils import jobs
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connect_to,
     connection_parameters,
@@ -221,6 +228,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     open_connection,
     require_psycopg,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 
 def main() -> None:
@@ -243,6 +251,7 @@ def main() -> None:
         writer_roles={"type": "list", "elements": "str", "default": []},
         drain={"type": "float", "default": 10},
         fence_by_right={"type": "bool", "default": True},
+        wait={"type": "float"},
     )
     module = AnsibleModule(
         argument_spec=spec,
@@ -251,15 +260,21 @@ def main() -> None:
         mutually_exclusive=[("target", "steps")],
     )
     require_psycopg(module)
+    jobs.run(module, module.params["state"], functools.partial(act, module))
 
+
+def act(module: AnsibleModule) -> None:
     parameters = module.params
     timeouts = {name: parameters[name] for name in ("lock_timeout", "statement_timeout")}
     try:
         connect = connection_parameters(module, parameters["run_id"], **timeouts)
     except ValueError as error:
         module.fail_json(msg=str(error))
-    with open_connection(module, connect) as connection:
-        result = work(module, connection, functools.partial(connect_to, connect))
+    try:
+        with open_connection(module, connect) as connection:
+            result = work(module, connection, functools.partial(connect_to, connect))
+    except Ended as error:
+        module.fail_json(msg=str(error))
     finish(module, result)
 
 

@@ -23,6 +23,11 @@ options:
   plan:
     description: The parsed migrations on the database's host. Set by the controller's side of this module.
     type: path
+  state_dir:
+    description:
+      - Folder with a folder for each run on the host.
+      - With it, a run that was cut off and not put right is a refusal, and nothing is pending before that.
+    type: path
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
@@ -81,6 +86,8 @@ warnings_in_files:
   elements: str
 """
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
@@ -98,13 +105,19 @@ def main() -> None:
         env={"type": "str", "required": True},
         run_id={"type": "str", "required": True},
         target={"type": "str"},
+        state_dir={"type": "path"},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
+    from ansible_collections.habitat.runbook.plugins.module_utils import interrupted
     from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
 
+    looked = module.params["state_dir"] is not None
     with open_connection(module, connection_parameters(module, module.params["run_id"])) as connection:
         state = read_state(connection, module.params["plan"], module.params["env"], module.params["target"])
+    cut_off = interrupted.refusals(Path(module.params["state_dir"]), module.params["login_db"]) if looked else []
+    if cut_off:
+        state.update(refusals=cut_off + state["refusals"], pending=[])
     module.exit_json(changed=False, **state)
 
 

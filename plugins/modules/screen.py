@@ -21,7 +21,9 @@ options:
       - applied
       - backup
       - baseline
+      - boot_hook
       - bootstrap
+      - cancelled
       - choices
       - healthy
       - held
@@ -32,6 +34,7 @@ options:
       - preflight
       - refusals
       - restored
+      - resumed
       - revert_plan
       - reverted
       - rollback_plan

@@ -57,6 +57,12 @@ options:
       - Only lines of the logs that are newer than this, in seconds since the epoch by the host's clock.
       - Supervisor keeps no times, so it does not count there.
     type: float
+  run_dir:
+    description:
+      - Folder of the run on the host. The run's guard sees there that a step is at work, and starts again what was
+        stopped when the run goes silent.
+      - When it is given, nothing is done once the run was ended.
+    type: path
 author:
   - The Habitat team (@habitat)
 attributes:
@@ -135,40 +141,32 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended, require_guard, step_of
 from ansible_collections.habitat.runbook.plugins.module_utils.services import (
-    Manager,
     ServiceError,
     read_logs,
     read_services,
     start_services,
     stop_services,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.services_kinds import OPTIONS, manager_of
 
-
-def manager_of(options: dict[str, Any]) -> Manager:
-    """The manager that the options name; only its own code is loaded, since that takes time in the window."""
-    if options["manager"] == "compose":
-        from ansible_collections.habitat.runbook.plugins.module_utils.services_compose import ComposeServices
-
-        return ComposeServices(options["folder"], options["file"])
-    if options["manager"] == "systemd":
-        from ansible_collections.habitat.runbook.plugins.module_utils.services_systemd import SystemdServices
-
-        return SystemdServices(options["scope"])
-    from ansible_collections.habitat.runbook.plugins.module_utils.services_supervisor import SupervisorServices
-
-    return SupervisorServices(options["server_url"])
+_VERBS = {"stopped": (stop_services, "STOP", "running"), "started": (start_services, "START", "stopped")}
 
 
 def work(options: dict[str, Any], check: bool) -> dict[str, Any]:
     manager, names, state = manager_of(options), options["names"], options["state"]
     changed, begun_at = False, time.time()
-    if state == "stopped":
-        found = stop_services(manager, names, check)
-        changed = bool(found["running"])
-    elif state == "started":
-        found = start_services(manager, names, check)
-        changed = bool(found["stopped"])
+    if state in _VERBS:
+        act, phase, to_do = _VERBS[state]
+        told = {"names": names, "manager": {name: options[name] for name in OPTIONS}}
+        run_dir = None if check else options["run_dir"]
+        if state == "stopped":
+            require_guard(run_dir)
+        with step_of(run_dir, phase, **told) as after:
+            found = act(manager, names, check)
+            after["names"] = names
+        changed = bool(found[to_do])
     else:
         found = read_services(manager, names)
     start_with = manager.command_to_start(found["running"] + found["stopped"])
@@ -188,13 +186,14 @@ def main() -> None:
             "scope": {"type": "str", "choices": ["system", "user"], "default": "system"},
             "log_lines": {"type": "int", "default": 0},
             "log_since": {"type": "float"},
+            "run_dir": {"type": "path"},
         },
         required_if=[("manager", "supervisor", ["server_url"]), ("manager", "compose", ["folder", "file"])],
         supports_check_mode=True,
     )
     try:
         result = work(module.params, module.check_mode)
-    except ServiceError as error:
+    except (ServiceError, Ended) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -71,11 +71,13 @@ last_run:
     The newest report kept on this host: run, host, outcome, schema, finished_at, state and next; null without one.
   returned: with O(state_dir)
   type: dict
-left_over:
-  description: Dead runs on this host that have on record whom they kept out of a database.
+interrupted:
+  description:
+    - Runs on this host and database that were cut off and not put right, with run_id, operator, origin, where, at,
+      stopped (services) and next.
   returned: with O(state_dir)
   type: list
-  elements: str
+  elements: dict
 kept_out:
   description: Those of O(writer_roles) that may not connect to the database now.
   returned: success
@@ -132,7 +134,7 @@ def main() -> None:
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)
-    from ansible_collections.habitat.runbook.plugins.module_utils import copies, fence, history, last_run
+    from ansible_collections.habitat.runbook.plugins.module_utils import copies, fence, history, interrupted, last_run
     from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import plan_point
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
     from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
@@ -144,7 +146,7 @@ def main() -> None:
         if module.params["state_dir"]:
             state_dir = Path(module.params["state_dir"])
             around["last_run"] = last_run.newest(state_dir / "reports", module.params["env"])
-            around["left_over"] = [folder.name for folder in fence.left_over(state_dir / module.params["run_id"])]
+            around["interrupted"] = interrupted.list_unsettled(state_dir, module.params["login_db"])
         around["kept_out"] = fence.kept_out(connection, module.params["writer_roles"])
         if module.params["on_partial"]:
             in_the_way = check_swap(connection, around["server"], around["sessions"])

@@ -20,6 +20,10 @@ from ansible_collections.habitat.runbook.plugins.modules.services import work
 
 REPOSITORY = Path(__file__).parents[2]
 MODULE = "ansible_collections.habitat.runbook.plugins.modules.services"
+DEFAULTS: dict[str, Any] = {
+    **{"state": "read", "scope": "system", "log_lines": 0},
+    **{name: None for name in ("log_since", "server_url", "folder", "file", "run_dir")},
+}
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 USR = "--volume=/usr:/usr:ro"
 
@@ -57,7 +61,7 @@ def import_image(name: str, files: dict[str, str]) -> None:
 def services(check: bool = False, **options: Any) -> dict[str, Any]:
     """What the module answers, without a process of its own; ``{"msg"}`` when it fails."""
     try:
-        return work({"state": "read", "scope": "system", "log_lines": 0, "log_since": None, **options}, check)
+        return work({**DEFAULTS, **options}, check)
     except ServiceError as error:
         return {"msg": str(error)}
 

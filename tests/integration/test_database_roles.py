@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import holder, roles, run_lock, scram
+from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, roles, scram
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 
 from demo.embedded import postgres
@@ -544,7 +544,7 @@ def test_names_that_need_quoting_are_quoted(server, admin, module):
 
 
 def test_nothing_happens_while_a_run_holds_the_database(admin, ensure):
-    admin.execute("SELECT pg_advisory_lock(%s, %s)", [holder.LOCK_CLASS, run_lock.lock_key("habitat")])
+    admin.execute("SELECT pg_advisory_lock(%s, %s)", [lock_session.LOCK_CLASS, lock_session.lock_key("habitat")])
     admin.execute("SET application_name = 'runbook-lock/20261122t100211z-abc'")
     assert refused(ensure()) == "run 20261122t100211z-abc holds habitat; wait for its end"
     assert admin.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone() == (0,)

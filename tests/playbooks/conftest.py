@@ -6,15 +6,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
 import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import list_copies
 
 from demo.embedded import stack as embedded
@@ -135,6 +138,42 @@ class Operator:
         return path
 
 
+UP = {name: "RUNNING" for name in ("postgres", "habitat:api1", "habitat:api2", "habitat:worker")}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def run_folders(operator: Operator) -> list[Path]:
+    """Folders of runs that are going on or were not put right."""
+    return sorted(path.parent for path in (operator.runtime / "runs").glob(f"*/{run_folder.RUN}"))
+
+
+def begin_window(
+    operator: Operator, *arguments: str, sql: str = "SELECT pg_sleep(600)", activity: str = "SELECT pg_sleep%"
+) -> subprocess.Popen[str]:
+    """A migration that has applied 06 and 07 and works on 08, which has no end; activity: what is waited for."""
+    operator.write("08_slow.sql", f"{sql};\n-- Down migration\nSELECT 1;\n")
+    run = operator.start("migrate.yml", *arguments)
+    query = f"SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'runbook/%' AND query LIKE '{activity}'"
+
+    def begun() -> bool:
+        assert run.poll() is None, run.communicate()[0]
+        return bool(operator.query(f"{query} AND state = 'active'"))
+
+    wait_for(begun)
+    return run
+
+
+def exit_code(run: subprocess.Popen[str]) -> int:
+    """As a shell tells it."""
+    return run.returncode if run.returncode >= 0 else 128 - run.returncode
+
+
 @pytest.fixture(scope="session")
 def running_stack() -> Iterator[Path]:
     """One embedded stack per test process, in a folder of its own."""
@@ -147,8 +186,13 @@ def running_stack() -> Iterator[Path]:
 
 
 def fresh(operator: Operator, template: str) -> Operator:
-    """Everything as before the first run: own copy of schema/ up to 07, no report, no backup, all services up."""
-    for folder in (operator.schema, operator.reports, operator.runtime / "backups"):
+    """Everything as before the first run: own copy of schema/ up to 07, no run, no backup, all services up."""
+    for folder in run_folders(operator):
+        guard = run_folder.guard_pid(folder)
+        if guard:
+            os.kill(guard, signal.SIGKILL)
+    runs = [path for path in (operator.runtime / "runs").glob("*") if path.is_dir()]
+    for folder in (operator.schema, operator.reports, operator.runtime / "backups", *runs):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(state.REPOSITORY / "schema", operator.schema)
     with operator.connect("postgres") as connection:

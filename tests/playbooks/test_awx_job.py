@@ -96,12 +96,12 @@ class Awx:
         hosts.write_text(f"#!{sys.executable}\nprint({done.stdout!r})\n")
         hosts.chmod(0o700)
 
-    def __call__(self, template: str, *options: str, mode: str = "pexpect", **typed: Any) -> int:
-        """Launch a template; the exit code of the job, which has a terminal with mode pexpect only."""
+    def __call__(self, template: str, *options: str, runner: str = "pexpect", **typed: Any) -> int:
+        """Launch a template; the exit code of the job, which has a terminal with runner pexpect only."""
         meta = {f"{prefix}_{name}": value for prefix in ("awx", "tower") for name, value in META.items()}
         unsafe = yaml.dump({**meta, **survey_sends(template, typed)}, Dumper=Unsafe)
         (self.folder / "env" / "extravars").write_text(unsafe + yaml.safe_dump(resolved(RAW["awx_extra_vars"])))
-        (self.folder / "env" / "settings").write_text(json.dumps({"runner_mode": mode}))
+        (self.folder / "env" / "settings").write_text(json.dumps({"runner_mode": runner}))
         (self.folder / "env" / "cmdline").write_text(" ".join(options))
         self._jobs += 1
         playbook = TEMPLATES[template]["playbook"]
@@ -139,7 +139,7 @@ def test_a_migration_with_everything_left_blank(awx, at_05):
 def test_an_answer_that_is_a_template_is_never_evaluated(awx, at_05, tmp_path, template, name):
     canary = tmp_path / "canary"
     hostile = f"{{{{ lookup('pipe', 'touch {canary}') }}}}"
-    assert awx(template, mode="subprocess", env="local", **{name: hostile}) == 2
+    assert awx(template, runner="subprocess", env="local", **{name: hostile}) == 2
     assert f'REFUSED   {name} is "' in awx.stdout
     assert not canary.exists()
     assert at_05.versions()[-1] == "05"
@@ -153,14 +153,19 @@ def test_a_version_that_ansible_would_read_as_another_number_is_refused(awx, at_
 
 @pytest.mark.long
 def test_every_template(awx, at_05):
-    assert awx("Database backup", env="local", mode="subprocess") == 0, awx.stdout
+    assert awx("Database backup", env="local", runner="subprocess") == 0, awx.stdout
     assert awx("Database migration", "--check", "--diff", env="local", target="v06") == 0, awx.stdout
     assert at_05.versions()[-1] == "05"
-    assert awx("Database migration", env="local", target="v06", mode="subprocess") == 0, awx.stdout
+    assert awx("Database migration", env="local", target="v06", runner="subprocess") == 0, awx.stdout
     assert at_05.versions()[-1] == "06"
     assert awx("Database migration", env="local") == 0, awx.stdout
     assert awx("Database status", env="local") == 0, awx.stdout
     assert "local / habitat   schema 07   API healthy" in awx.stdout
+    assert awx("Database resume", env="local") == 0, awx.stdout
+    assert awx("Database resume", env="local", mode="recover") == 0, awx.stdout
+    assert "no run was cut off, nothing to put right" in awx.stdout
+    assert awx("Database cancel", env="local") == 0, awx.stdout
+    assert "no run is going on" in awx.stdout
     assert awx("Database rollback", env="local") == 2
     assert "nothing was chosen" in awx.stdout
     assert at_05.versions()[-1] == "07"
@@ -181,6 +186,8 @@ def test_surveys_ask_for_what_the_playbooks_take():
         "playbooks/backup.yml": {"env", "confirm"},
         "migrate.yml": {"env", "target", "confirm"},
         "rollback.yml": {"env", "backup", "to", "steps", "accept_data_loss", "confirm"},
+        "playbooks/resume.yml": {"env", "mode", "confirm"},
+        "playbooks/cancel.yml": {"env", "run"},
     }
     for template in TEMPLATES.values():
         assert {question["variable"] for question in template["survey"]} <= taken[template["playbook"]]
@@ -195,8 +202,10 @@ def test_surveys_ask_for_what_the_playbooks_take():
 
 def test_schedules_answer_what_is_required():
     for schedule in resolved(RAW["awx_schedules"]):
-        assert survey_sends(schedule["template"], schedule["extra_data"])["env"] == "production"
-        needs_confirmation = "confirm" in survey_sends(schedule["template"], schedule["extra_data"])
+        sent = survey_sends(schedule["template"], schedule["extra_data"])
+        assert sent["env"] in ("staging", "production")
+        # To put right what is dead needs no confirmation.
+        needs_confirmation = "confirm" in sent and sent.get("mode") != "recover"
         assert schedule["extra_data"].get("confirm") == ("production" if needs_confirmation else None)
         assert schedule["rrule"].startswith("DTSTART:2026")
 

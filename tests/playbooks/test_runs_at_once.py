@@ -13,25 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.playbooks.conftest import UP, begin_window, run_folders, wait_for
+
 pytestmark = pytest.mark.long
 
 HOLD = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'runbook%'"
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
+UNTIL_OPEN = "DO $$BEGIN LOOP EXIT WHEN EXISTS (SELECT FROM gate); PERFORM pg_sleep(0.1); END LOOP; END$$"
 
 
 def test_a_second_run_is_refused_and_touches_nothing(at_05):
-    at_05.write("08_slow.sql", "SELECT pg_sleep(12);\n-- Down migration\nSELECT 1;")
-    first = at_05.start("migrate.yml")
+    at_05.execute("CREATE TABLE gate (id int); ALTER TABLE gate OWNER TO habitat")
+    first = begin_window(at_05, sql=UNTIL_OPEN, activity="DO $$BEGIN LOOP%")
     try:
-        wait_for(
-            lambda: at_05.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == [(1,)]
-        )
         second = at_05.run("migrate.yml")
         assert second.code == 2
         assert "another run holds local/habitat" in second.screen
@@ -42,6 +35,7 @@ def test_a_second_run_is_refused_and_touches_nothing(at_05):
         assert ", phase APPLY, since" in status.screen
         assert "NEXT      a run is going on" in status.screen
     finally:
+        at_05.execute("INSERT INTO gate VALUES (1)")
         screen, _ = first.communicate(timeout=120)
     assert first.returncode == 0, screen
     assert at_05.versions()[-1] == "08"
@@ -49,22 +43,26 @@ def test_a_second_run_is_refused_and_touches_nothing(at_05):
     assert [path.name for path in (at_05.runtime / "runs").iterdir()] == ["reports"]
 
 
-def test_the_lock_is_gone_with_a_killed_controller(at_05):
-    at_05.write("08_slow.sql", "SELECT pg_sleep(60);\n-- Down migration\nSELECT 1;")
-    run = at_05.start("migrate.yml")
-    wait_for(lambda: at_05.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == [(1,)])
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    time.sleep(2)
+def test_the_step_of_a_killed_controller_goes_on_and_after_it_the_guard_puts_things_right(at_05):
+    run = begin_window(at_05, "-e", "habitat_silence=3")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    time.sleep(6)
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     assert at_05.query(locks) == [(1,)], "the step that applies goes on by itself, so nobody else may begin"
+    assert at_05.services()["habitat:api1"] == "STOPPED"
     at_05.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'runbook/%'")
-    wait_for(lambda: at_05.query(locks) == [(0,)], 30)
+    wait_for(lambda: at_05.query(locks) == [(0,)])
+    assert at_05.services() == UP
     assert at_05.versions()[-1] == "07"
     assert at_05.query("SELECT has_database_privilege('habitat_app', 'habitat', 'CONNECT')") == [(True,)]
+    assert run_folders(at_05) == []
+    status = at_05.run("playbooks/status.yml").screen
+    assert "no step showed a sign of life for 3 s" in " ".join(status.split())
+    assert "NEXT      ansible-playbook playbooks/resume.yml -e env=local" in status
     (at_05.schema / "08_slow.sql").unlink()
-    at_05.start_service("habitat:")
-    assert at_05.run("migrate.yml").code == 0
+    assert at_05.run("migrate.yml").code == 0, "things are right, so nobody has to resume"
+    assert "NEXT      nothing to do" in at_05.run("playbooks/status.yml").screen
 
 
 def arguments() -> Iterator[str]:

@@ -149,7 +149,6 @@ def run(**changes: Any) -> dict[str, Any]:
         "env": "staging",
         "operator": "alice",
         "origin": "AWX job 811",
-        "controller_pid": 4121,
         "inputs": {"env": "staging"},
         "check": False,
         "command": "migrate.yml",

@@ -140,6 +140,36 @@ def test_output():
     assert (refusal.what, refusal.found) == ('output is "yaml"', "known: table, json")
 
 
+RESUMING = ["env", "mode", "run", "confirm"]
+
+
+def test_resuming_finishes_unless_only_recovering_is_asked_for():
+    assert check_inputs({"mode": " recover "}, RESUMING) == {"mode": "recover"}
+    assert check_inputs({"env": "staging"}, RESUMING) == {"env": "staging"}
+
+
+@pytest.mark.parametrize("mode", ["Recover", "finish", "", "recover now", *NASTY.values()])
+def test_no_mode(mode):
+    refusal = refused(check_inputs, {"mode": mode}, RESUMING)
+    assert refusal.what.startswith('mode is "')
+    assert (refusal.found, refusal.next) == ("known: recover", "leave it out to finish what was begun")
+    assert fits_the_screen(refusal)
+
+
+def test_a_run_is_named_by_its_id():
+    assert check_inputs({"run": "20261122t100211z-k3f"}, RESUMING) == {"run": "20261122t100211z-k3f"}
+
+
+@pytest.mark.parametrize(
+    "run", ["latest", "20261122t100211z", "../20261122t100211z-k3f", "20261122t100211z-k3f x", *NASTY.values()]
+)
+def test_no_run(run):
+    refusal = refused(check_inputs, {"run": run}, RESUMING)
+    assert refusal.what.startswith('run is "')
+    assert refusal.found == "a run's id is as in 20261122t100211z-k3f"
+    assert fits_the_screen(refusal)
+
+
 ROLLBACK = ["env", "to", "steps", "backup", "accept_data_loss", "confirm"]
 
 

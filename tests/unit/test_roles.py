@@ -19,7 +19,8 @@ ROLES = sorted(path for path in (REPOSITORY / "roles").iterdir() if path.is_dir(
 PLAYBOOKS = sorted((REPOSITORY / "playbooks").glob("*.yml"))
 FIRST = "_environment.yml"
 REVERT, RESTORE = "_revert.yml", "_restore.yml"
-CHANGING = ("migrate", "backup", "baseline", "rollback")
+PARTS = ("_migrate.yml", RESTORE, REVERT)
+CHANGING = ("migrate", "backup", "baseline", "rollback", "resume")
 SHARED = "habitat_run"
 SECTIONS = ("block", "rescue", "always")
 KEYWORDS = {
@@ -29,6 +30,7 @@ KEYWORDS = {
         "check_mode",
         "diff",
         "delegate_to",
+        "delegate_facts",
         "become",
         "no_log",
         "tags",
@@ -72,7 +74,7 @@ def test_there_are_roles_and_playbooks():
     assert {"preflight", "backup", "stop", "apply", "start", "verify", "report", "recover"} <= set(names(ROLES))
     assert {"choices", "choose", "restore", "swap", "account", "plan_revert", "revert"} <= set(names(ROLES))
     assert {"migrate", "status", "plan", "backup", "baseline", "_environment"} <= set(names(PLAYBOOKS))
-    assert {"rollback", "_restore", "_revert"} <= set(names(PLAYBOOKS))
+    assert {"rollback", "resume", "cancel", "_migrate", "_restore", "_revert"} <= set(names(PLAYBOOKS))
 
 
 @pytest.mark.parametrize("role", ROLES, ids=names(ROLES))
@@ -176,31 +178,41 @@ def test_no_second_import_of_a_role_wipes_what_the_first_found(playbook):
             seen.add(role)
 
 
-def leads_to(playbook: Path) -> list[list[dict[str, Any]]]:
-    """The plays of a playbook that does something itself, or of every one it may hand over to."""
-    plays = yaml.safe_load(playbook.read_text())
-    imported = plays[0].get("ansible.builtin.import_playbook", FIRST)
-    if imported == FIRST:
-        return [plays]
-    assert len(plays) == 1, "who only hands over does nothing besides"
-    files = re.findall(r"\w+\.yml", imported)
-    return [found for file in files for found in leads_to(playbook.parent / file)]
+def inputs_of(playbook: str, **given: str) -> list[str]:
+    """What a playbook takes behind -e; given: what was typed, where that decides."""
+    first = yaml.safe_load((REPOSITORY / "playbooks" / playbook).read_text())[0]["vars"]
+    by_downs = rendered(first["runbook_by_downs"], given) == "True" if "runbook_by_downs" in first else None
+    inputs = first["runbook_inputs"]
+    return inputs if isinstance(inputs, list) else eval(rendered(inputs, {"runbook_by_downs": by_downs}))  # noqa: S307
 
 
-@pytest.mark.parametrize("playbook", PLAYBOOKS, ids=names(PLAYBOOKS))
+def rendered(text: str, variables: dict[str, Any]) -> str:
+    environment = Environment(autoescape=False)  # noqa: S701
+    # A test of Ansible's own.
+    environment.tests["truthy"] = bool
+    return environment.from_string(text).render(variables)
+
+
+@pytest.mark.parametrize(
+    "playbook", [path for path in PLAYBOOKS if path.name not in (FIRST, *PARTS)], ids=lambda p: p.stem
+)
 def test_every_playbook_checks_its_environment_first(playbook):
-    for plays in leads_to(playbook):
-        if playbook.name == FIRST:
-            assert plays[0]["hosts"] == "localhost"
-            continue
-        assert plays[0]["ansible.builtin.import_playbook"] == FIRST
-        assert "env" in plays[0]["vars"]["runbook_inputs"]
+    plays = yaml.safe_load(playbook.read_text())
+    assert plays[0]["ansible.builtin.import_playbook"] == FIRST
+    assert "env" in inputs_of(playbook.name)
+    assert yaml.safe_load((playbook.parent / FIRST).read_text())[0]["hosts"] == "localhost"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_several_playbooks_share_does_nothing_unless_they_have_checked_the_environment(name):
+    (play,) = yaml.safe_load((REPOSITORY / "playbooks" / name).read_text())
+    assert "mandatory('the first play was left out" in play["vars"]["habitat_run"]
 
 
 @pytest.mark.parametrize("playbook", CHANGING)
 def test_a_playbook_that_changes_something_can_be_asked_to_confirm(playbook):
-    for plays in leads_to(REPOSITORY / "playbooks" / f"{playbook}.yml"):
-        assert "confirm" in plays[0]["vars"]["runbook_inputs"]
+    for typed in ({}, {"to": "05"}, {"backup": "latest"}):
+        assert "confirm" in inputs_of(f"{playbook}.yml", **typed)
 
 
 def test_a_playbook_of_the_root_runs_the_one_of_the_same_name():
@@ -213,8 +225,8 @@ def test_a_playbook_of_the_root_runs_the_one_of_the_same_name():
 
 
 def dispatched(**inputs: str) -> str:
-    (play,) = yaml.safe_load((REPOSITORY / "playbooks/rollback.yml").read_text())
-    return Environment(autoescape=False).from_string(play["ansible.builtin.import_playbook"]).render(inputs)  # noqa: S701
+    _, play = yaml.safe_load((REPOSITORY / "playbooks/rollback.yml").read_text())
+    return rendered(play["ansible.builtin.import_playbook"], inputs)
 
 
 @pytest.mark.parametrize(
@@ -233,26 +245,28 @@ def test_a_rollback_goes_the_way_that_was_typed(inputs, file):
     assert dispatched(**inputs) == file
 
 
-@pytest.mark.parametrize("file", [RESTORE, REVERT])
-def test_each_way_back_knows_what_the_other_takes_so_that_both_at_once_are_refused_in_plain_words(file):
-    plays = yaml.safe_load((REPOSITORY / "playbooks" / file).read_text())
-    assert {"backup", "to", "steps"} <= set(plays[0]["vars"]["runbook_inputs"])
+@pytest.mark.parametrize("typed", [{"backup": "latest"}, {"to": "05"}, {"steps": "1"}])
+def test_each_way_back_knows_what_the_other_takes_so_that_both_at_once_are_refused_in_plain_words(typed):
+    assert {"backup", "to", "steps"} <= set(inputs_of("rollback.yml", **typed))
 
 
 def test_only_down_migrations_can_be_told_to_lose_rows():
-    inputs = {play[0]["vars"]["runbook_inputs"].count("accept_data_loss") for play in leads_to_all()}
-    assert inputs == {0, 1}
-    (down,) = leads_to(REPOSITORY / "playbooks" / REVERT)
-    assert "accept_data_loss" in down[0]["vars"]["runbook_inputs"]
+    losing = "accept_data_loss"
+    assert losing in inputs_of("rollback.yml", to="05")
+    assert losing in inputs_of("rollback.yml", steps="1")
+    assert losing not in inputs_of("rollback.yml", backup="latest")
+    assert [name for name in CHANGING if losing in inputs_of(f"{name}.yml")] == []
 
 
-def leads_to_all() -> list[list[dict[str, Any]]]:
-    return [plays for name in CHANGING for plays in leads_to(REPOSITORY / "playbooks" / f"{name}.yml")]
+def test_cancelling_takes_what_the_playbook_takes_that_is_cancelled():
+    for typed in ({"backup": "latest"}, {"to": "05"}):
+        for name in CHANGING:
+            assert set(inputs_of(f"{name}.yml", **typed)) <= set(inputs_of("cancel.yml"))
 
 
-@pytest.mark.parametrize("file", ["migrate.yml", RESTORE, REVERT])
+@pytest.mark.parametrize("file", PARTS)
 def test_what_stops_services_has_one_rescue_that_starts_them_and_always_reports(file):
-    (play,) = yaml.safe_load((REPOSITORY / "playbooks" / file).read_text())[1:]
+    (play,) = yaml.safe_load((REPOSITORY / "playbooks" / file).read_text())
     blocks = [task for task in play["tasks"] if "block" in task]
     (block,) = blocks
     roles = {

@@ -9,6 +9,8 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import status_screen
 
 from tests.unit.conftest import GOLDEN
+from tests.unit.cut_off import DOWN as NOT_STARTED
+from tests.unit.cut_off import EVERYTHING, begun, cut_off_run, told
 from tests.unit.rollbacks import ROLLBACKS
 from tests.unit.runs import RUNS, finished
 from tests.unit.samples import (
@@ -40,6 +42,7 @@ def entry(event: str, version: str | None, minute: int, **changes: Any) -> dict[
 
 
 START = "docker start habitat-api-1 habitat-api-2 habitat-worker-1"
+WAIT = "a run is going on: wait for its end, or end it: ansible-playbook playbooks/cancel.yml -e env=staging"
 DOWN = f"the services are down; on db1.internal: {START}"
 POINT = copy("point", 9_500_000)
 COPIES = [copy("before", 431_000_000), POINT, copy("restore", 7_000_000, "20261121t080000z-x1y")]
@@ -71,7 +74,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "copies": [],
         "history": [],
         "kept_out": [],
-        "left_over": [],
+        "interrupted": [],
     }
     facts = {
         "around": {name: changes.pop(name, value) for name, value in around.items()},
@@ -92,6 +95,19 @@ def status(**changes: Any) -> dict[str, Any]:
     return status_screen.build({**facts, "migrations": {**migrations, **of_migrations}, **changes})
 
 
+RESUME = "ansible-playbook playbooks/resume.yml -e env=staging"
+INTERRUPTED = {
+    "run_id": HOLDER["run_id"],
+    "operator": "bob",
+    "origin": "AWX job 811",
+    "where": "while migrations were applied",
+    "at": "2026-11-22T10:01:12.120+00:00",
+    "stopped": SERVICES,
+    "next": RESUME,
+}
+CUT_OFF = told(**EVERYTHING)
+OF_A_BACKUP = told(begun(), cut_off_run(command="playbooks/backup.yml"), schema="05")
+PENDING_07 = {"current": "06", "versions": [state("06", "security"), waiting("07", "email_verifications")]}
 LAST_NOT_PUT_BACK = finished(ROLLBACKS["not_put_back"])
 
 
@@ -153,6 +169,21 @@ SCREENS: dict[str, Callable[[], str]] = {
         services={"running": [], "stopped": SERVICES},
         probes=[SICK, SICK],
     ),
+    "status_interrupted": lambda: shown(
+        **PENDING_07,
+        interrupted=[INTERRUPTED, {**INTERRUPTED, "run_id": RUN_ID, "at": None, "stopped": []}],
+        kept_out=["habitat_app"],
+        services={"running": [], "stopped": SERVICES},
+        probes=[SICK, SICK],
+    ),
+    "status_cut_off": lambda: shown(**PENDING_07, last_run=CUT_OFF),
+    "status_cut_off_nothing_left": lambda: shown(last_run=CUT_OFF),
+    "status_cut_off_not_put_right": lambda: shown(
+        **PENDING_07,
+        services={"running": [], "stopped": SERVICES},
+        probes=[SICK, SICK],
+        last_run=told(started=[], problems=[NOT_STARTED]),
+    ),
     "status_unhealthy": lambda: shown(
         services={"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]},
         probes=[PROBES[0], SICK],
@@ -176,7 +207,7 @@ def test_no_golden_file_is_left_over():
         ({}, "nothing to do"),
         ({"versions": [waiting("08", "x")]}, "ansible-playbook migrate.yml -e env=staging"),
         ({"versions": [waiting("08", "x", state="partial")]}, "ansible-playbook migrate.yml -e env=staging"),
-        ({"holder": HOLDER, "refusals": REFUSALS}, "a run is going on: wait for its end"),
+        ({"holder": HOLDER, "refusals": REFUSALS}, WAIT),
         ({"refusals": REFUSALS, "versions": [waiting("08", "x")]}, REFUSALS[0]["next"]),
         (
             {"kept_out": ["habitat_app"], "versions": [waiting("08", "x")], "probes": [SICK, SICK]},
@@ -186,8 +217,18 @@ def test_no_golden_file_is_left_over():
             {"kept_out": ['a"b', "c d"], "last_run": LAST_NOT_PUT_BACK},
             'as the owner: GRANT CONNECT ON DATABASE "habitat" TO "a""b", "c d"',
         ),
-        ({"kept_out": ["habitat_app"], "holder": HOLDER}, "a run is going on: wait for its end"),
+        ({"kept_out": ["habitat_app"], "holder": HOLDER}, WAIT),
         ({"kept_out": ["habitat_app"], "refusals": REFUSALS}, REFUSALS[0]["next"]),
+        ({"interrupted": [INTERRUPTED]}, RESUME),
+        ({"interrupted": [INTERRUPTED], "refusals": REFUSALS, "kept_out": ["habitat_app"]}, RESUME),
+        ({"interrupted": [INTERRUPTED], "holder": HOLDER}, WAIT),
+        ({"last_run": CUT_OFF, **PENDING_07}, RESUME),
+        ({"last_run": CUT_OFF, "probes": [SICK, SICK]}, RESUME),
+        ({"last_run": CUT_OFF}, "nothing to do"),
+        ({"last_run": {**CUT_OFF, "next": ""}, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
+        ({"last_run": {**CUT_OFF, "cut_off": False}, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
+        ({"last_run": OF_A_BACKUP}, "ansible-playbook playbooks/backup.yml -e env=staging"),
+        ({"last_run": told(run=cut_off_run(command="habitat.runbook.migrate"))}, "nothing to do"),
         ({"probes": [PROBES[0], SICK]}, "the API is not healthy: look at its log"),
         (
             {"services": {"running": [], "stopped": SERVICES}, "versions": [waiting("08", "x")]},

@@ -1,0 +1,218 @@
+# Copyright: The Habitat team
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""What a run's journal says: how far it came, what it stopped, and how things were left by whoever ended it. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.habitat.runbook.plugins.module_utils.table import cell
+
+FORMAT = 1
+NOT_READ = "not read"
+STOP, START, APPLY, REVERT, SWAP, GUARD = "STOP", "START", "APPLY", "REVERT", "SWAP", "GUARD"
+COMMIT, WINDOW, RELEASE = "commit", "window", "release"
+
+_REPEATED = ("target", "backup", "to", "steps", "accept_data_loss", "confirm")
+_WORDS = {
+    "PREFLIGHT": "the checks ran",
+    "BACKUP": "the backup was taken",
+    "RESTORE": "the backup was restored beside the database",
+    "STOP": "the services were stopped",
+    "APPLY": "migrations were applied",
+    "REVERT": "down migrations ran",
+    "SWAP": "the database was swapped",
+    "ACCESS": "the application was let in again",
+    "START": "the services were started",
+    "HEALTH": "the application was asked for its health",
+}
+
+
+@dataclass
+class Progress:
+    """How far a run came. ``stopped``: services it stopped and has not started; ``opened``: when the window began, on
+    the journal's monotonic clock (None: services are not stopped); ``commits``: versions whose COMMIT was sent, each
+    with its transaction's xid; ``working``: whether the last step has not come to its end."""
+
+    phase: str = ""
+    working: bool = False
+    touched: bool = False
+    opened: float | None = None
+    stopped: list[str] = field(default_factory=list)
+    manager: dict[str, Any] = field(default_factory=dict)
+    commits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    from_version: str | None = None
+    swapped: bool = False
+
+    def follow(self, lines: Iterable[dict[str, Any]]) -> Progress:
+        """Take more lines of the journal into account; returns itself."""
+        for line in lines:
+            what, event = line["what"], line["event"]
+            if what == COMMIT:
+                self._commit(line)
+            elif what in _WORDS:
+                self._step(line, what, event)
+        return self
+
+    def _step(self, line: dict[str, Any], what: str, event: str) -> None:
+        self.phase, self.working = what, event == "intent"
+        if what in (APPLY, REVERT) and event == "intent" and self.from_version is None:
+            self.from_version = line.get("from_version") or "empty"
+        if what == SWAP and event == "done":
+            self.swapped = True
+        if what == STOP and event == "intent":
+            self.stopped = list(dict.fromkeys([*self.stopped, *line.get("names", [])]))
+            self.manager = line.get("manager") or self.manager
+            self.touched = self.touched or bool(self.stopped)
+            self.opened = line["mono"] if self.opened is None and self.stopped else self.opened
+        if what == START and event == "done":
+            self.stopped = [name for name in self.stopped if name not in line.get("names", [])]
+            self.opened = self.opened if self.stopped else None
+
+    def _commit(self, line: dict[str, Any]) -> None:
+        self.commits[line["version"]] = {"xid": line.get("xid"), "answered": line["event"] == "done"}
+
+
+def again(run: dict[str, Any]) -> str:
+    """The command of a run as it was typed, with what it picked and guarded."""
+    inputs = {name: run["inputs"][name] for name in _REPEATED if name in run["inputs"]}
+    given = [f"-e {name}={shlex.quote(value)}" for name, value in inputs.items()]
+    return " ".join([f"ansible-playbook {run['command']} -e env={run['env']}", *given])
+
+
+def resume(run: dict[str, Any]) -> str:
+    """The command that puts things right after a run that was cut off, and finishes what it began."""
+    confirm = f" -e confirm={run['inputs']['confirm']}" if "confirm" in run["inputs"] else ""
+    return f"ansible-playbook playbooks/resume.yml -e env={run['env']}{confirm}"
+
+
+def finishes(run: dict[str, Any]) -> bool:
+    """Whether resume.yml finishes such a run: one that migrates, or goes down to a version."""
+    return migrates(run) or "to" in run["inputs"]
+
+
+def migrates(run: dict[str, Any]) -> bool:
+    """Whether a run applies migrations: migrate.yml, by its path or by its full name."""
+    return run["command"].removesuffix(".yml").endswith("migrate")
+
+
+def where(progress: Progress) -> str:
+    """At which moment the run ended, as the end of a sentence."""
+    if not progress.phase:
+        return "before anything was touched"
+    return f"{'while' if progress.working else 'after'} {_WORDS[progress.phase]}"
+
+
+@dataclass
+class Righted:
+    """What was put right after a run that was cut off, by whom, and what could not be."""
+
+    by: str
+    why: str
+    sessions_ended: int = 0
+    step_ended: str = ""
+    let_in: bool = False
+    started: list[str] = field(default_factory=list)
+    healthy: bool | None = None
+    commits: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    down_seconds: float | None = None
+    schema: str = NOT_READ
+
+
+def report(run: dict[str, Any], progress: Progress, righted: Righted, finished_at: str) -> dict[str, Any]:
+    """The report of a run that did not come to its own end: the keys of every report that status shows, and more."""
+    well = not righted.problems
+    before = progress.from_version
+    moved = before is not None and righted.schema not in (before, NOT_READ)
+    return {
+        "format": FORMAT,
+        "run": run,
+        "database": run["database"],
+        "host": run["host"],
+        "outcome": "stopped_safe" if well and righted.healthy is not False else "needs_operator",
+        "cut_off": True,
+        "phase": progress.phase,
+        "schema": f"{before} -> {righted.schema}" if moved else righted.schema,
+        "finished_at": finished_at,
+        "state": sentence(progress, righted),
+        "next": _next(run, progress, well),
+        "ended_by": righted.by,
+        "why": righted.why,
+        "down_seconds": righted.down_seconds,
+        "commits": righted.commits,
+        "problems": righted.problems,
+    }
+
+
+def _next(run: dict[str, Any], progress: Progress, well: bool) -> str:
+    if finishes(run) or not well:
+        return resume(run)
+    return "" if progress.swapped else again(run)
+
+
+def sentence(progress: Progress, righted: Righted) -> str:
+    """What happened and how things are, in words."""
+    said = [f"The run was cut off {where(progress)}: {righted.why}."]
+    if righted.step_ended:
+        said.append(f"Its step {righted.step_ended} was ended.")
+    if righted.sessions_ended:
+        sessions = "database session was" if righted.sessions_ended == 1 else "database sessions were"
+        said.append(f"{righted.sessions_ended} {sessions} ended, and PostgreSQL rolled back what was open there.")
+    for version, became in righted.commits.items():
+        said.append(f"The COMMIT of {version} was under way: {became}.")
+    if righted.let_in:
+        said.append("The application may connect again.")
+    if righted.started:
+        said.append(f"Started again: {', '.join(righted.started)}.")
+    elif not progress.touched:
+        said.append("The services were not touched.")
+    elif not progress.stopped:
+        said.append("The services had been started again before.")
+    if righted.down_seconds:
+        said.append(f"The application did not answer for {righted.down_seconds:.1f} s.")
+    if righted.healthy is False:
+        said.append("The application does NOT answer well.")
+    said += [f"NOT put right: {problem}." for problem in righted.problems]
+    return " ".join(said)
+
+
+def markdown(told: dict[str, Any]) -> str:
+    """The report for people."""
+    run = told["run"]
+    lines = [
+        f"# Run {run['id']}: cut off",
+        "",
+        f"* {run['env']} / {cell(told['database'])} on {cell(told['host'])}, "
+        f"by {cell(run['operator'])} from {cell(run['origin'])}",
+        f"* ended {told['finished_at']} by {told['ended_by']}, outcome {told['outcome']}",
+        "",
+        cell(told["state"]),
+        *(["", "```", " ".join(told["next"].split()), "```"] if told["next"] else []),
+        "",
+        "```json",
+        json.dumps({name: told[name] for name in ("phase", "commits", "problems", "down_seconds")}, indent=2),
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def down_seconds(probes: Iterable[dict[str, Any]]) -> float | None:
+    """The longest time without a good answer between two good rounds of probes; None when there was none.
+
+    probes: ``{"mono": when it was asked, "good": whether every address gave a good answer}``, oldest first.
+    """
+    longest, last_good, between = 0.0, None, False
+    for probe in probes:
+        if not probe["good"]:
+            between = True
+        elif last_good is not None and between:
+            longest = max(longest, probe["mono"] - last_good)
+        if probe["good"]:
+            last_good, between = probe["mono"], False
+    return round(longest, 1) if longest else None
