@@ -1,4 +1,4 @@
-.PHONY: venv demo images stack stack-down test test-long molecule scenarios lint bench clean
+.PHONY: venv demo images stack stack-down test test-long faults molecule scenarios lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,10 @@ test: venv
 
 test-long: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+# FAULTS=sample: some of them, for CI.
+faults: venv
+	PYTHONPATH=collections $(BIN)/python -m tests.faults $(or $(FAULTS),full)
 
 molecule: venv
 	@if docker version >/dev/null 2>&1; then $(MAKE) --no-print-directory images scenarios; \
