@@ -206,14 +206,22 @@ def _start(progress: account.Progress, righted: account.Righted) -> None:
 
 def keep(folder: Path, told: dict[str, Any] | None) -> None:
     """Move what is worth keeping of a run that is over to the reports, with a report if given; remove its folder."""
-    kept = folder.parent / run_folder.REPORTS / folder.name
-    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = _kept(folder)
     if told:
         write_report(kept, told)
     for name in (run_folder.RUN, run_folder.JOURNAL, run_folder.PROBES, run_folder.ENDED):
         if (folder / name).exists():
             shutil.move(folder / name, kept / name)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(folder: Path) -> Path:
+    """The folder among the reports where things of this run are kept, made if it is not there."""
+    kept = folder.parent / run_folder.REPORTS / folder.name
+    # The mode of mkdir does not count for parents.
+    for path in (kept.parent, kept):
+        path.mkdir(mode=0o700, exist_ok=True)
+    return kept
 
 
 def write_report(kept: Path, told: dict[str, Any]) -> None:
@@ -230,9 +238,7 @@ def conclude(folder: Path, run: dict[str, Any], righted: account.Righted) -> dic
     progress = account.Progress().follow(run_folder.read_journal(folder))
     told = account.report(run, progress, righted, run_folder.utc_now())
     if righted.problems:
-        kept = folder.parent / run_folder.REPORTS / folder.name
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_report(kept, told)
+        write_report(_kept(folder), told)
     else:
         keep(folder, told)
     return told

@@ -1,7 +1,7 @@
 """``python -m tests.faults [sample|full] [TEXT ...]``: try faults, and print what became of them.
 
-With texts only those whose call has one of them, such as "send('in apply'" or "at_point('restore'". Two processes, each with a stand of its own. The exit code is 0 when every
-invariant held every time.
+With texts only those whose call has one of them, such as "send('in apply'" or "at_point('restore'". Two processes, each
+with a stand of its own. The exit code is 0 when every invariant held every time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.faults.shots import Outcome
 from tests.faults.workers import Workers
 
 PROCESSES = int(os.environ.get("FAULTS_PROCESSES", "2"))
-_HEAD = f"{'VERB':<16} {'POINT':<64} {'SIGNAL':<24} {'OUTAGE':>7} {'TOOK':>6}  RESULT"
+_HEAD = f"{'VERB':<16} {'POINT':<64} {'SIGNAL':<24} {'OUTAGE':>7} {'LIMIT':>6} {'TOOK':>6}  RESULT"
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def line(one: Outcome, folder: Path, number: int) -> str:
         path.write_text(one.shown)
         result += f"   see {path}"
     where = f"{one.verb:<16} {one.point[:64]:<64} {one.signal:<24}"
-    return f"{where} {one.outage:>5.1f} s {one.seconds:>4.0f} s  {result}"
+    return f"{where} {one.outage:>5.1f} s {one.limit:>4.0f} s {one.seconds:>4.0f} s  {result}"
 
 
 def summary(told: list[Outcome], seconds: float) -> str:

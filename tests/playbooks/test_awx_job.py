@@ -123,6 +123,7 @@ def awx(tmp_path: Path, running_stack: Path) -> Awx:
     return Awx(tmp_path, running_stack)
 
 
+@pytest.mark.long
 def test_a_migration_with_everything_left_blank(awx, at_05):
     assert awx("Database migration", env="local") == 0, awx.stdout
     assert at_05.versions()[-1] == "07"

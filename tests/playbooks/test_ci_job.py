@@ -125,6 +125,7 @@ def desk(tmp_path: Path) -> Iterator[Job]:
     yield Job(tmp_path, tmp_path / "no stack")
 
 
+@pytest.mark.long
 def test_up_is_the_run_an_operator_types(job, at_05):
     code = job(direction="up", target="06")
     assert code == 0, job.log

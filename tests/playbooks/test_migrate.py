@@ -6,6 +6,8 @@ import json
 import re
 import stat
 
+import pytest
+
 WINDOW_SECONDS = re.compile(r"window ([0-9.]+) s")
 
 
@@ -95,6 +97,7 @@ def test_failing_health_leaves_the_services_up_and_names_the_way_back(at_05):
     assert at_05.query("SELECT has_database_privilege('public', 'habitat', 'CONNECT')") == [(False,)]
 
 
+@pytest.mark.long
 def test_a_partial_migration_is_on_the_screen_and_in_the_status(at_05):
     at_05.run("migrate.yml")
     at_05.write(
@@ -110,6 +113,7 @@ def test_a_partial_migration_is_on_the_screen_and_in_the_status(at_05):
     assert 'column "missing" does not exist' in status.screen
 
 
+@pytest.mark.long
 def test_only_what_ran_is_stopped_and_started(at_05):
     at_05.stop_service("habitat:worker")
     done = at_05.run("migrate.yml")
@@ -119,6 +123,7 @@ def test_only_what_ran_is_stopped_and_started(at_05):
     assert at_05.services()["habitat:api1"] == "RUNNING"
 
 
+@pytest.mark.long
 def test_nothing_running_before_means_nothing_running_after(at_05):
     at_05.stop_service("habitat:")
     done = at_05.run("migrate.yml")
@@ -128,6 +133,7 @@ def test_nothing_running_before_means_nothing_running_after(at_05):
     assert at_05.versions()[-1] == "07"
 
 
+@pytest.mark.long
 def test_target_stops_there_and_below_is_refused(operator):
     assert operator.run("migrate.yml", "-e", "target=6").code == 0
     assert operator.versions()[-1] == "06"
@@ -169,6 +175,7 @@ def test_a_setting_that_is_none_is_refused_before_the_window(at_05):
     assert (at_05.processes(), at_05.versions()[-1]) == (processes, "05")
 
 
+@pytest.mark.long
 def test_an_unhealthy_application_is_no_start(at_05):
     at_05.stop_service("habitat:api2")
     done = at_05.run("migrate.yml")

@@ -218,6 +218,7 @@ def test_a_damaged_backup_is_refused_while_everything_is_up(at_05):
     assert (at_05.processes(), copies(at_05)) == before
 
 
+@pytest.mark.long
 def test_down_migrations_ask_before_rows_go(at_07):
     at_07.run("migrate.yml")
     at_07.execute(
@@ -271,6 +272,7 @@ def test_a_failure_with_something_committed_is_put_back(at_07):
     assert at_07.services()["habitat:api1"] == "RUNNING"
 
 
+@pytest.mark.long
 def test_failing_health_is_put_back_and_what_was_written_meanwhile_is_kept(at_07):
     # The application cannot connect any more; the owner still can, and is told that its write is committed.
     at_07.write("08_break.sql", "REVOKE CONNECT ON DATABASE habitat FROM PUBLIC;\n-- Down migration\nSELECT 1;")
