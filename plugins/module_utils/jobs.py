@@ -27,6 +27,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
 _POLL_SECONDS = 0.02
+_NO_RESULT = "the step has left no result: it was ended from outside, or the disk of its run is full; see status.yml"
 
 
 def run(module: AnsibleModule, name: str, work: Callable[[], Any]) -> None:
@@ -84,7 +85,7 @@ def read(path: Path) -> str:
     """A job's result as it was printed; that it was ended when there is none."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
-    return '{"failed": true, "gone": true, "msg": "the step was ended from outside; see status.yml"}'
+    return json.dumps({"failed": True, "gone": True, "msg": _NO_RESULT})
 
 
 def _fork(path: Path, work: Callable[[], Any]) -> int:

@@ -123,7 +123,11 @@ def test_a_job_that_is_killed_is_told_as_ended_from_outside(run):
         assert wait_until(lambda: run_folder.at_work(run.run_dir))
         os.killpg(run_folder.read_step(run.run_dir)["pid"], signal.SIGKILL)
         told = run.look("backup")["result"]
-    assert told == {"failed": True, "gone": True, "msg": "the step was ended from outside; see status.yml"}
+    assert told == {
+        "failed": True,
+        "gone": True,
+        "msg": "the step has left no result: it was ended from outside, or the disk of its run is full; see status.yml",
+    }
     assert not run_folder.at_work(run.run_dir)
 
 

@@ -23,7 +23,7 @@ def ended(given: dict[str, Any], by: dict[str, Any] = ENDED) -> dict[str, Any]:
 
 STEP_GONE = failed(
     "Apply the pending migrations",
-    "the step was ended from outside; see status.yml",
+    "the step has left no result: it was ended from outside, or the disk of its run is full; see status.yml",
     **{"applying": {"failed": True}, "starting": {"failed": True}, "health": {}, "healthy": {}},
 )
 
