@@ -45,6 +45,7 @@ def test_the_second_run_touches_nothing(at_05):
     assert (at_05.written(), at_05.processes()) == before
 
 
+@pytest.mark.long
 def test_check_mode_predicts_and_writes_nothing(at_05):
     before = at_05.written(), at_05.processes(), at_05.versions()
     predicted = at_05.run("migrate.yml", "--check", "--diff")
@@ -57,6 +58,7 @@ def test_check_mode_predicts_and_writes_nothing(at_05):
     assert done.changed == predicted.changed
 
 
+@pytest.mark.long
 def test_a_failing_migration_leaves_the_api_up_on_what_was_reached(at_05):
     at_05.write(
         "07_email_verifications.sql", "-- Up migration\n\nCREATE TABLE broken (\n  id int REFERENCES nowhere(id)\n);\n"
@@ -81,6 +83,7 @@ def test_a_failing_migration_leaves_the_api_up_on_what_was_reached(at_05):
     assert "07       email_verifications  pending" in again.screen
 
 
+@pytest.mark.long
 def test_failing_health_leaves_the_services_up_and_names_the_way_back(at_05):
     # The application cannot connect any more: what no file check finds, health does.
     at_05.write("08_break.sql", "REVOKE CONNECT ON DATABASE habitat FROM PUBLIC;\n-- Down migration\nSELECT 1;")
@@ -184,6 +187,7 @@ def test_an_unhealthy_application_is_no_start(at_05):
     assert at_05.versions()[-1] == "05"
 
 
+@pytest.mark.long
 def test_files_are_private(at_05):
     at_05.run("migrate.yml")
     for path in at_05.written():

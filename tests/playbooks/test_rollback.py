@@ -150,6 +150,7 @@ def test_a_second_rollback_and_a_rollback_of_the_rollback(at_07):
     assert "schema is at 07, nothing pending" in again.screen
 
 
+@pytest.mark.long
 def test_without_a_choice_it_lists_what_there_is_and_does_nothing(at_07):
     at_07.run("migrate.yml")
     backup = newest_backup(at_07)["id"]
@@ -256,6 +257,7 @@ def test_a_down_that_fails_leaves_the_services_up(at_07):
     assert at_07.services()["habitat:api1"] == "RUNNING"
 
 
+@pytest.mark.long
 def test_a_failure_with_something_committed_is_put_back(at_07):
     at_07.write("07_email_verifications.sql", "-- Up migration\nCREATE TABLE broken (id int REFERENCES nowhere(id));\n")
     done = at_07.run("migrate.yml")
