@@ -1,4 +1,4 @@
-.PHONY: venv demo images stack stack-down test test-long faults molecule scenarios lint bench clean
+.PHONY: venv servers demo images stack stack-down test test-long faults molecule scenarios lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,10 @@ BIN := .venv/bin
 	@touch $@
 
 venv: .venv/ready
+
+# PostgreSQL 15, 16 and 18 for the tests that run on every version; without them they are skipped.
+servers: venv
+	@PYTHONPATH=collections $(BIN)/python -m tests.servers
 
 demo: venv
 	@$(BIN)/python -m demo

@@ -30,12 +30,18 @@ from ansible_collections.habitat.runbook.plugins.module_utils.inputs import (  #
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import refusal  # noqa: E402
 
 PLAYBOOKS = {"status": "playbooks/status.yml", "up": "migrate.yml", "down": "rollback.yml"}
-TAKES = {"status": (), "up": ("target", "check"), "down": ("to", "steps", "backup", "accept_data_loss", "check")}
+TAKES = {
+    "status": (),
+    "up": ("target", "check"),
+    "down": ("to", "steps", "backup", "adopt_identity", "reason", "accept_data_loss", "check"),
+}
 """Which of the optional inputs belong to a direction."""
 
-_OPTIONAL = ("target", "to", "steps", "backup", "accept_data_loss", "check")
+_OPTIONAL = ("target", "to", "steps", "backup", "adopt_identity", "reason", "accept_data_loss", "check")
 _UNTICKED = (("accept_data_loss", "false"), ("check", "false"))
 _PLAIN = re.compile(r"[A-Za-z0-9_./~-]+")
+# A reason is a sentence, but has no brace that Ansible would look into.
+_SENTENCE = re.compile(r"[\w .,:#/()~+-]+")
 _REFUSED = 2  # as ansible-playbook ends when a playbook refuses
 
 
@@ -51,8 +57,9 @@ def chosen(environment: Mapping[str, str]) -> tuple[str, list[str], dict[str, st
     given = {name: environment.get(f"INPUT_{name.upper()}", "").strip() for name in ("environment", *_OPTIONAL)}
     inputs = {name: value for name, value in given.items() if value and (name, value) not in _UNTICKED}
     for name, value in inputs.items():
-        if not _PLAIN.fullmatch(value):
-            raise Refused(f'{name} is "{plain(value)}"', "expected letters, digits and _ . / - only", "")
+        if not (_SENTENCE if name == "reason" else _PLAIN).fullmatch(value):
+            more = " blanks , : # ( ) +" if name == "reason" else ""
+            raise Refused(f'{name} is "{plain(value)}"', f"expected letters, digits and _ . / -{more} only", "")
         if name in _OPTIONAL and name not in TAKES[direction]:
             takes = f"direction {direction} takes: {', '.join(TAKES[direction]) or 'nothing else'}"
             raise Refused(f"{name} does not belong to direction {direction}", takes, "leave it out")

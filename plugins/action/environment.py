@@ -8,12 +8,15 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from ansible import context
+from ansible.parsing.splitter import parse_kv
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.habitat.runbook.plugins.module_utils.adoption import typed
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import environment_of, reduce_backup
 from ansible_collections.habitat.runbook.plugins.module_utils.inputs import (
     Refused,
@@ -43,12 +46,13 @@ class ActionModule(ActionBase):
             }
         )
         try:
-            given = load_extra_vars(self._loader)
+            given = whole_reason(load_extra_vars(self._loader), context.CLIARGS.get("extra_vars") or ())
             inputs = _with_environment(check_inputs(given, arguments["inputs"]))
             groups = {name: hosts for name, hosts in task_vars["groups"].items() if name not in ("all", "ungrouped")}
             limit = task_vars.get("ansible_limit")
             # Without a way to go the playbook that rolls back only lists the ways.
-            only_lists = "backup" in arguments["inputs"] and not {"backup", "to", "steps"} & set(inputs)
+            chooses = {"backup", "output"} <= set(arguments["inputs"])
+            only_lists = chooses and not {"backup", "to", "steps"} & set(inputs)
             confirmed = "confirm" in arguments["inputs"] and not (only_lists or arguments["harmless"])
             env = check_environment(inputs, groups, task_vars["hostvars"], limit, confirmed)
             check_required(inputs, arguments["inputs"], arguments["required"])
@@ -70,6 +74,16 @@ class ActionModule(ActionBase):
         return result
 
 
+def whole_reason(given: dict[str, Any], options: Iterable[str]) -> dict[str, Any]:
+    """The inputs with the reason as one text: Ansible takes ``reason=two words`` apart at the blank."""
+    name = "reason="
+    for option in options:
+        if option.startswith(name) and set(parse_kv(option)) == {"reason", "_raw_params"}:
+            text = option[len(name) :].strip()
+            return {**{key: value for key, value in given.items() if key != "_raw_params"}, "reason": text}
+    return given
+
+
 def _with_environment(inputs: dict[str, str]) -> dict[str, str]:
     """The inputs with the backup reduced to its id, which names its environment."""
     if "backup" not in inputs:
@@ -77,8 +91,9 @@ def _with_environment(inputs: dict[str, str]) -> dict[str, str]:
     backup = reduce_backup(inputs["backup"])
     implied = environment_of(backup)
     env = inputs.get("env", implied)
-    if implied and env != implied:
-        raise Refused(f"backup {backup} is of environment {implied}", f"env is {plain(env)}", "leave -e env= out")
+    if implied and env != implied and "adopt_identity" not in inputs:
+        next = f"leave -e env= out; or, to make it one of {plain(env)}'s: add {typed(plain(env))}"
+        raise Refused(f"backup {backup} is of environment {implied}", f"env is {plain(env)}", next)
     return {**inputs, "backup": backup, **({"env": env} if env else {})}
 
 

@@ -10,17 +10,27 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.habitat.runbook.plugins.module_utils import bootstrap_screen, rollback_screens, screens
+from ansible_collections.habitat.runbook.plugins.module_utils import (
+    backup_screens,
+    bootstrap_screen,
+    rollback_screens,
+    salvage_screen,
+    screens,
+)
 from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
 SCREENS = {
     "applied": screens.applied,
     "backup": screens.backup,
+    "backup_after": backup_screens.backup_after,
     "baseline": screens.baseline,
     "boot_hook": bootstrap_screen.boot_hook,
     "bootstrap": bootstrap_screen.bootstrap,
     "cancelled": screens.cancelled,
     "choices": rollback_screens.choices,
+    "copied": backup_screens.copied,
+    "drill": backup_screens.drill,
+    "drill_begun": backup_screens.drill_begun,
     "healthy": screens.healthy,
     "held": screens.held,
     "left_out": rollback_screens.left_out,
@@ -32,8 +42,12 @@ SCREENS = {
     "resumed": screens.resumed,
     "restored": rollback_screens.restored,
     "revert_plan": rollback_screens.revert_plan,
+    "retained": backup_screens.retained,
     "reverted": rollback_screens.reverted,
     "rollback_plan": rollback_screens.rollback_plan,
+    "salvage_imported": salvage_screen.salvage_imported,
+    "salvage_plan": salvage_screen.salvage_plan,
+    "salvaged": salvage_screen.salvaged,
     "starting": screens.starting,
     "stopping": screens.stopping,
     "swapped": rollback_screens.swapped,
@@ -63,7 +77,7 @@ class ActionModule(ActionBase):
         if text:
             show(text, task_vars if not as_json else None)
         result.update(changed=False, at=now)
-        refused = screens.refused(data)
+        refused = screens.refused(data) or backup_screens.drill_failure(data)
         if refused:
             result.update(failed=True, msg=refused, said=True)
         return result

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.habitat.runbook.plugins.module_utils import last_run, status_screen
+from ansible_collections.habitat.runbook.plugins.module_utils import backup_screens, last_run, status_screen
 from ansible_collections.habitat.runbook.plugins.plugin_utils import reports
 from ansible_collections.habitat.runbook.plugins.plugin_utils.shown import show
 
@@ -34,9 +34,10 @@ class ActionModule(ActionBase):
         here = newest_report(Path(arguments["reports_dir"]), facts["env"], facts["host"])
         there = facts["around"].get("last_run")
         last = max(filter(None, (there, here)), key=lambda report: report["run"]["id"], default=None)
-        data = status_screen.build(dict(facts, last_run=last))
+        data = status_screen.build({"last_drill": None, **facts, "last_run": last})
         as_json = arguments["output"] == "json"
-        show(json.dumps(data, indent=2) if as_json else status_screen.status(data), None if as_json else task_vars)
+        text = json.dumps(data, indent=2) if as_json else status_screen.status(data, backup_screens.utc_now())
+        show(text, None if as_json else task_vars)
         result.update(changed=False, status=data)
         return result
 

@@ -18,10 +18,15 @@ NOT_READ = "not read"
 STOP, START, APPLY, REVERT, SWAP, GUARD = "STOP", "START", "APPLY", "REVERT", "SWAP", "GUARD"
 COMMIT, WINDOW, RELEASE = "commit", "window", "release"
 
-_REPEATED = ("target", "backup", "to", "steps", "accept_data_loss", "confirm")
+_REPEATED = (
+    *("target", "backup", "to", "steps", "accept_data_loss", "adopt_identity", "reason", "kept", "import"),
+    "confirm",
+)
 _WORDS = {
     "PREFLIGHT": "the checks ran",
     "BACKUP": "the backup was taken",
+    "COPY": "the backup was copied off the host",
+    "RETAIN": "old backups were removed",
     "RESTORE": "the backup was restored beside the database",
     "STOP": "the services were stopped",
     "APPLY": "migrations were applied",
@@ -30,6 +35,8 @@ _WORDS = {
     "ACCESS": "the application was let in again",
     "START": "the services were started",
     "HEALTH": "the application was asked for its health",
+    "SALVAGE": "what only the kept database has was written to a file",
+    "IMPORT": "that file was imported",
 }
 
 

@@ -3,8 +3,8 @@
 
 """The folder of backups: nobody else reads it, what is half written carries ``.part``, the manifest comes last.
 
-Two renames end a backup, the dump's and then the manifest's. The manifest is complete on disk before the first of them,
-so that a run killed between the two has left a backup which only lacks its last rename.
+Three renames end a backup: the globals', the dump's and then the manifest's. The manifest is complete on disk before
+the first of them, so that a run killed after the dump's has left a backup which only lacks its last rename.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
+from ansible_collections.habitat.runbook.plugins.module_utils.dump_files import sync_folder
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import NAME, BackupError
 
 _OURS_ALONE = 0o700
@@ -55,7 +57,7 @@ def prepare_folder(folder: Path) -> None:
 
 def refuse_existing(folder: Path, backup: str) -> None:
     """Raise BackupError when files of this backup are there under their final names."""
-    for name in (f"{backup}.json", f"{backup}.dump"):
+    for name in (f"{backup}.json", f"{backup}.dump", f"{backup}.globals.sql"):
         if os.path.lexists(folder / name):
             raise BackupError(f"{folder / name} is there already; a run takes one backup, start another run")
 
@@ -70,11 +72,23 @@ def clean_up(folder: Path) -> list[str]:
         if NAME.match(path.name[: -len(".dump.part")]):
             with _dead(path) as dead:
                 if dead:
-                    path.unlink()
+                    dump_files.remove(path)
                     removed.append(path.name)
     for path in sorted(folder.glob("*.json.part")):
         name = path.name[: -len(".json.part")]
         if NAME.match(name) and _finish_or_remove(folder, name):
+            removed.append(path.name)
+    return removed + _remove_lone_globals(folder)
+
+
+def _remove_lone_globals(folder: Path) -> list[str]:
+    """Remove globals without anything else of their backup; whoever writes one has a dump beside them all the time."""
+    removed = []
+    for path in sorted([*folder.glob("*.globals.sql"), *folder.glob("*.globals.sql.part")]):
+        name = path.name.split(".", 1)[0]
+        rest = (".json", ".json.part", ".dump", ".dump.part")
+        if NAME.match(name) and not any(os.path.lexists(folder / f"{name}{end}") for end in rest):
+            path.unlink()
             removed.append(path.name)
     return removed
 
@@ -97,8 +111,9 @@ def _finish_or_remove(folder: Path, backup: str) -> bool:
 def _dead(path: Path) -> Iterator[bool]:
     """Whether nobody holds the file's lock; inside the block nobody else can take it."""
     try:
-        # Never through a symbolic link; for writing, because locks on NFS ask for it.
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Never through a symbolic link; a file for writing, because locks on NFS ask for it.
+        way = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR
+        fd = os.open(path, way | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         yield False
         return
@@ -118,24 +133,38 @@ def _lock_now(fd: int) -> str | None:
 
 
 @contextmanager
-def partial_dump(folder: Path, backup: str) -> Iterator[int]:
+def partial_dump(folder: Path, backup: str, form: str = dump_files.CUSTOM) -> Iterator[int]:
     """Yield a descriptor of the new, locked ``<id>.dump.part``; whatever still is ``.part`` at the end is removed.
+
+    In the directory form it is an empty folder.
 
     Programs that inherit the descriptor inherit the lock: it is free when the last of them is gone.
     """
     path = folder / f"{backup}.dump.part"
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        fd = _new_folder(path) if form == dump_files.DIRECTORY else _new_file(path)
     except FileExistsError as error:
         raise BackupError(f"{path} is being written by another process; wait for it to end") from error
     try:
-        os.fchmod(fd, _FILE_MODE)
         _lock(fd, path)
         yield fd
     finally:
-        for name in (f"{backup}.dump.part", f"{backup}.json.part"):
+        dump_files.remove(path)
+        for name in (f"{backup}.globals.sql.part", f"{backup}.json.part"):
             (folder / name).unlink(missing_ok=True)
         os.close(fd)
+
+
+def _new_file(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    os.fchmod(fd, _FILE_MODE)
+    return fd
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir(mode=_OURS_ALONE)
+    path.chmod(_OURS_ALONE)
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -146,20 +175,31 @@ def _lock(fd: int, path: Path) -> None:
         raise BackupError(f"{path} was taken for a left-over by another backup; run this again")
 
 
+def write_globals(folder: Path, backup: str, text: str) -> Path:
+    """Write ``<id>.globals.sql.part`` to the disk; ``publish`` gives it its name."""
+    path = folder / f"{backup}.globals.sql.part"
+    _write_synced(path, text)
+    return path
+
+
 def publish(folder: Path, backup: str, manifest: str) -> None:
-    """Give the dump its final name and put the manifest beside it. On an error neither is there."""
-    half, final, dump = (folder / f"{backup}{end}" for end in (".json.part", ".json", ".dump"))
+    """Give the globals and the dump their final names and put the manifest beside them. On an error none is there."""
+    ends = (".json.part", ".json", ".dump", ".globals.sql")
+    half, final, dump, globals_file = (folder / f"{backup}{end}" for end in ends)
     _write_synced(half, manifest)
-    (folder / f"{backup}.dump.part").rename(dump)
-    named = [dump]
+    named: list[Path] = []
     try:
+        (folder / f"{backup}.globals.sql.part").rename(globals_file)
+        named.append(globals_file)
+        (folder / f"{backup}.dump.part").rename(dump)
+        named.append(dump)
         sync_folder(folder)
         half.rename(final)
         named.append(final)
         sync_folder(folder)
     except BaseException:
         for path in reversed(named):
-            path.unlink()
+            dump_files.remove(path)
         raise
 
 
@@ -170,12 +210,3 @@ def _write_synced(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

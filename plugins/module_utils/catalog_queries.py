@@ -29,7 +29,12 @@ SET LOCAL max_parallel_workers_per_gather = 0;
 """What the text of a definition depends on, and what could make a short statement slow. pg_temp is named so that it
 comes last: no temporary table of a migration may stand in for one of pg_catalog."""
 
-LEDGER = ("schema_migrations", "schema_migrations_progress", "schema_migrations_history")
+LEDGER = (
+    "schema_migrations",
+    "schema_migrations_progress",
+    "schema_migrations_history",
+    "schema_migrations_environment",
+)
 """Tables of schema public that are the runbook's own."""
 
 _LEDGER = ", ".join(f"to_regclass('public.{name}')" for name in LEDGER)

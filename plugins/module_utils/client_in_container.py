@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import Tools, as_conninfo
 from ansible_collections.habitat.runbook.plugins.module_utils.docker import DockerError, docker
+from ansible_collections.habitat.runbook.plugins.module_utils.dump_files import DIRECTORY
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from ansible_collections.habitat.runbook.plugins.module_utils.running_program import (
     END_SECONDS,
@@ -223,6 +224,13 @@ class ToolsInside(Tools):
         """One: pg_restore needs a dump that it can seek in for more."""
         return min(1, wanted)
 
+    def refuse_form(self, form: str) -> None:
+        if form == DIRECTORY:
+            raise BackupError(
+                f"a dump in the directory form cannot be streamed out of or into container {self.name}; "
+                f"install the PostgreSQL client on this host, or take the custom form (habitat_backup_form)"
+            )
+
     def conninfo(self, connection: psycopg.Connection, session: str, database: str | None = None) -> str:
         """Connection string, as seen from inside, to the server this connection is with."""
         info = connection.info
@@ -238,7 +246,7 @@ class ToolsInside(Tools):
         return ending(GuardedProgram(self, [self.pg_dump, *arguments], environment, output))
 
     def dumping_to(
-        self, dump: Path, fd: int, arguments: list[str], environment: dict[str, str]
+        self, dump: Path, fd: int, arguments: list[str], environment: dict[str, str], jobs: int | None = None
     ) -> AbstractContextManager[Program]:
         # Into a pipe pg_dump writes no offsets into the table of contents, and pg_restore finds the data without them.
         return ending(GuardedProgram(self, [self.pg_dump, "--format=custom", *arguments], environment, fd))

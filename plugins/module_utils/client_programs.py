@@ -59,6 +59,9 @@ class Tools:
         """How many of the wanted parallel jobs pg_restore can do."""
         return wanted
 
+    def refuse_form(self, form: str) -> None:
+        """Raise BackupError when they cannot write or read a dump in this form."""
+
     def conninfo(self, connection: psycopg.Connection, session: str, database: str | None = None) -> str:
         """As ``session_conninfo``, from where the programs run."""
         return session_conninfo(connection, session, database)
@@ -70,13 +73,19 @@ class Tools:
         return running([self.pg_dump, *arguments], environment, output)
 
     def dumping_to(
-        self, dump: Path, fd: int, arguments: list[str], environment: dict[str, str]
+        self, dump: Path, fd: int, arguments: list[str], environment: dict[str, str], jobs: int | None = None
     ) -> AbstractContextManager[Program]:
-        """Start pg_dump in the custom format into the file that is open, empty and locked as ``fd``."""
+        """Start pg_dump in the custom form into the file that is open, empty and locked as ``fd``.
+
+        With ``jobs`` it is an empty folder and gets the directory form, written by so many sessions.
+        """
         # By name: on a redirected stdout pg_dump appends the finished table of contents instead of replacing the first
         # one (seen with 17.10, which opens stdout for appending). Whoever wants the file safe on disk syncs it.
-        custom = ["--format=custom", f"--file={dump}", "--no-sync"]
-        return running([self.pg_dump, *custom, *arguments], environment, subprocess.DEVNULL, (fd,))
+        form = ["--format=custom"] if jobs is None else ["--format=directory", f"--jobs={jobs:d}"]
+        command = [self.pg_dump, *form, f"--file={dump}", "--no-sync", *arguments]
+        # Asked kindly, pg_dump also ends its workers, which are its own children and not tied to us.
+        last_signal = signal.SIGKILL if jobs is None else signal.SIGTERM
+        return running(command, environment, subprocess.DEVNULL, (fd,), last_signal)
 
     def reading(self, dump: Path) -> AbstractContextManager[Program]:
         """Start pg_restore reading the whole dump, for nothing but its complaints."""
@@ -187,6 +196,24 @@ def session_conninfo(connection: psycopg.Connection, session: str, database: str
     return as_conninfo(parameters)
 
 
+def reopened(connection: psycopg.Connection, database: str | None = None) -> psycopg.Connection:
+    """One more session like this one, in autocommit mode, in another database of the server if one is named.
+
+    Event triggers that act on login are off as for the programs. Raises psycopg.OperationalError.
+    """
+    import psycopg
+
+    session = connection.info.parameter_status("application_name") or ""
+    where, info = session_conninfo(connection, session, database), connection.info
+    options = f"{info.options} {'-c event_triggers=off' if _may_mute_triggers(connection) else ''}".strip()
+    return psycopg.connect(where, password=info.password or None, options=options, autocommit=True)
+
+
+def _may_mute_triggers(connection: psycopg.Connection) -> bool:
+    """Whether the role may switch event triggers off (PostgreSQL 17, superusers)."""
+    return connection.info.server_version >= 170000 and bool(query(connection, _IS_SUPERUSER))
+
+
 def as_conninfo(parameters: dict[str, str]) -> str:
     escaped = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
     return " ".join(f"{key}='{value}'" for key, value in escaped.items())
@@ -199,7 +226,7 @@ def session_environment(connection: psycopg.Connection, **settings: str) -> dict
     names are written the same whatever is set for the database.
     """
     added = {"client_connection_check_interval": "500", "quote_all_identifiers": "off", **settings}
-    if connection.info.server_version >= 170000 and query(connection, _IS_SUPERUSER):
+    if _may_mute_triggers(connection):
         added["event_triggers"] = "off"
     # What PG* variables said is in the connection already; the password goes by no other way than this.
     environment = quiet_environment()

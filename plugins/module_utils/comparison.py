@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from ansible_collections.habitat.runbook.plugins.module_utils.identity import contradiction
+
 APPLIED = "applied"
 BASELINE = "baseline"
 BY_HAND = "by hand"
@@ -86,8 +88,8 @@ def compare(heads: list[dict], ledger: dict, env: str) -> Comparison:
     """Compare bundle heads with the ledger.
 
     The head of a partial migration carries ``prefix``, the digest of the statements that ran, recomputed from the file.
-    ledger: ``{"exists": bool, "foreign": str or None, "objects": int, "rows": [...], "progress": [...]}`` as
-    ``ledger.read_ledger`` returns it; ``objects`` counts what else the database holds.
+    ledger: ``{"exists": bool, "foreign": str or None, "objects": int, "rows": [...], "progress": [...], "environment":
+    str or None}`` as ``ledger.read_ledger`` returns it; ``objects`` counts what else the database holds.
     """
     rows, strange = _rows_by_number(ledger["rows"])
     files = {int(head["version"]): head for head in heads}
@@ -248,7 +250,16 @@ def _refuse_partial(state: VersionState, head: dict | None, progress: dict | Non
     return [Refusal(f"{state.file} was changed after it was begun", found, restore)]
 
 
+def refuse_environment(ledger: dict, env: str) -> list[Refusal]:
+    """Refuse a database that says it is of another environment than ``env``."""
+    wrong = contradiction(ledger.get("environment"), env)
+    return [Refusal(*wrong)] if wrong else []
+
+
 def _refuse_ledger(ledger: dict, heads: list[dict], strange: list[str], env: str) -> list[Refusal]:
+    elsewhere = refuse_environment(ledger, env)
+    if elsewhere:
+        return elsewhere
     if ledger["foreign"]:
         return [
             Refusal(

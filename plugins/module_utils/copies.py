@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import reopened
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.table import session as described
 
@@ -30,11 +31,19 @@ POINT = "point"
 RESTORE = "restore"
 """A backup being restored; nothing anybody could need."""
 
-_KINDS = (BEFORE, POINT, RESTORE)
+VERIFY = "verify"
+"""A dump being restored to prove it; nothing anybody could need."""
+
+_KINDS = (BEFORE, POINT, RESTORE, VERIFY)
 _LONGEST_NAME = 63  # bytes: NAMEDATALEN - 1
 _RUN_ID_LENGTH = 20
 _RUN_ID = r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}"
 _POLL_SECONDS = 0.01
+
+_SUBSCRIPTIONS = """
+SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+WHERE d.datname = pg_catalog.current_database()"""
+_FORGET = ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}")
 _RETRY_SECONDS = 0.2
 _RECONNECT_SECONDS = 30
 _OBJECT_IN_USE = "55006"
@@ -61,7 +70,7 @@ class SwapUnknown(BackupError):
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy made by a run; ``size`` in bytes, ``kind`` one of BEFORE, POINT and RESTORE."""
+    """A copy made by a run; ``size`` in bytes, ``kind`` one of BEFORE, POINT, RESTORE and VERIFY."""
 
     name: str
     kind: str
@@ -147,13 +156,34 @@ def drop_copies(admin: psycopg.Connection, database: str, kinds: Iterable[str], 
     for copy in list_copies(admin, database):
         if copy.kind in wanted and copy.name != keep:
             try:
-                admin.execute(f"DROP DATABASE IF EXISTS {quoted(copy.name)} WITH (FORCE)".encode())
+                drop_copy(admin, copy.name)
                 dropped.append(copy.name)
             except psycopg.Error as error:
                 failed = failed or BackupError(f"{copy.name} cannot be dropped: {error.diag.message_primary or error}")
     if failed:
         raise failed
     return dropped
+
+
+def drop_copy(admin: psycopg.Connection, name: str) -> None:
+    """Drop a database that a run has made, with all sessions in it; it may be gone already. Raises psycopg.Error."""
+    statement = f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)".encode()
+    try:
+        admin.execute(statement)
+    except psycopg.errors.ObjectInUse:
+        _forget_subscriptions(admin, name)
+        admin.execute(statement)
+
+
+def _forget_subscriptions(admin: psycopg.Connection, name: str) -> None:
+    """Drop the subscriptions of a restored copy, with which it cannot be dropped.
+
+    Their replication slots are those of the database that was backed up, so nobody is told to drop them.
+    """
+    with reopened(admin, name) as session:
+        for (subscription,) in session.execute(_SUBSCRIPTIONS).fetchall():
+            for text in _FORGET:
+                session.execute(text.format(quoted(subscription)).encode())
 
 
 def end_sessions(connection: psycopg.Connection, database: str, states: Iterable[str] | None = None) -> set[int]:

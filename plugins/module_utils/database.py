@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ except ImportError:
 
 _PLACES: dict[tuple[str, int], str] = {}
 """What host and port of a database in a container are, for people."""
+
+_MOST_JOBS = 4
 
 _HINT = "; correct login_password if it is wrong, or leave it out: the container then says how to get in"
 
@@ -77,6 +80,11 @@ def data_room(module: AnsibleModule) -> int | str:
 
         free = container.data_free(inside)
     return "the room on the server's disk cannot be seen from here (habitat_data_dir)" if free is None else free
+
+
+def most_jobs(asked: int) -> int:
+    """The number of parallel sessions that was asked for; for 0 as many as the host has processors, at most 4."""
+    return asked or min(_MOST_JOBS, os.cpu_count() or 1)
 
 
 def require_psycopg(module: AnsibleModule) -> None:

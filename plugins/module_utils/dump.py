@@ -1,7 +1,7 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""Taking a backup: pg_dump in a snapshot of ours, read back whole, and only then given its name."""
+"""Taking a backup: pg_dump in a snapshot of ours, proved, and only then given its name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
 from ansible_collections.habitat.runbook.plugins.module_utils.backup_folder import (
     check_folder,
     clean_up,
@@ -23,18 +24,24 @@ from ansible_collections.habitat.runbook.plugins.module_utils.backup_folder impo
     prepare_folder,
     publish,
     refuse_existing,
+    write_globals,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.backup_proof import prove, refuse_unprovable
+from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check, check_room, check_space
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import (
     Tools,
     find_tools,
     session_environment,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
+from ansible_collections.habitat.runbook.plugins.module_utils.dump_files import CUSTOM, DIRECTORY
+from ansible_collections.habitat.runbook.plugins.module_utils.globals_dump import globals_sql
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
+    RESTORE,
     BackupError,
     backup_id,
     build,
-    file_digest,
+    check_tag,
     requalified,
     to_text,
 )
@@ -45,7 +52,6 @@ from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     OutOfTurn,
     Snapshot,
     count_materialized_views,
-    count_tables,
     exported_snapshot,
     query,
     read_facts,
@@ -53,6 +59,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     who_is_in_the_way,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.table import size
+from ansible_collections.habitat.runbook.plugins.module_utils.table_counts import TableCounts
 
 if TYPE_CHECKING:
     import psycopg
@@ -62,19 +69,48 @@ LOCK_WAIT_MS = 30_000
 
 _POLL_SECONDS = 0.02
 _LOCK_NOT_AVAILABLE = "55P03"
-_COMPRESSION = {"zstd": ["--compress=zstd"], "gzip": []}
+_COMPRESSION = {"zstd": ["--compress=zstd"], "gzip": [], "none": ["--compress=0"]}
 _PROGRAMS_LONGER_MS = 5_000
+_TURNED_AWAY = "could not obtain lock on relation"
 
 _SEQUENCE_SET = re.compile(rb"[0-9]+; [0-9]+ [0-9]+ SEQUENCE SET ")
 _SETVAL = re.compile(r"^SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?[0-9]+), (true|false)\);$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
+class How:
+    """How a backup is taken.
+
+    ``by_run``: the run that takes it when that is not the one whose id the backup gets. ``form``: CUSTOM or DIRECTORY.
+    ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that count rows,
+    dump in the directory form and restore for the proof, at most. ``proof``: READ or RESTORE. ``tag``: a word that
+    keeps it for good. ``room``: bytes free for the server's data, None when that is not known. ``bin_dir`` and
+    ``container`` (the id of the database's own) say where the programs are, see ``find_tools``. ``lock_wait_ms``: how
+    long a table that somebody else keeps locked is waited for.
+    """
+
+    form: str = CUSTOM
+    compression: str | None = None
+    jobs: int = 1
+    proof: str = RESTORE
+    tag: str | None = None
+    room: int | None = None
+    bin_dir: str | None = None
+    container: str | None = None
+    lock_wait_ms: int = LOCK_WAIT_MS
+    by_run: str | None = None
+
+
+@dataclass(frozen=True)
 class _Part:
-    """The file that is being written, and a descriptor that holds its lock."""
+    """The file or folder that is being written, and a descriptor that holds its lock."""
 
     path: Path
     fd: int
+
+    def begun(self) -> bool:
+        """Whether pg_dump has written something, which it does when it holds all locks."""
+        return dump_files.size_of(self.path) > 0
 
 
 @dataclass(frozen=True)
@@ -96,54 +132,36 @@ class Taken:
 
 
 def take_backup(
-    connection: psycopg.Connection,
-    folder: Path,
-    environment: str,
-    run_id: str,
-    taken_by: str,
-    bin_dir: str | None = None,
-    lock_wait_ms: int = LOCK_WAIT_MS,
-    container: str | None = None,
+    connection: psycopg.Connection, folder: Path, environment: str, run_id: str, taken_by: str, how: How = How()
 ) -> Taken:
     """Dump the database of this connection (autocommit, idle) into ``folder``, prove the dump and write its manifest.
 
-    ``bin_dir`` and ``container`` (the id of the database's own) say where the programs are, see ``find_tools``.
     Raises BackupError with one sentence; then nothing of this backup is left in the folder.
     """
     started = time.monotonic()
     identity = backup_id(environment, run_id)
-    with _explained(connection, folder, lock_wait_ms):
-        tools = find_tools(bin_dir, connection.info.server_version, container)
+    with _explained(connection, folder, how.lock_wait_ms):
+        tools = _prepared(connection, folder, identity, how)
         prepare_folder(folder)
-        refuse_existing(folder, identity)
         removed = clean_up(folder)
-        with partial_dump(folder, identity) as fd, _disk_full_explained(connection, folder, fd):
+        with partial_dump(folder, identity, how.form) as fd:
             part = _Part(folder / f"{identity}.dump.part", fd)
-            content = _dump(connection, tools, part, session_name(run_id), lock_wait_ms)
-            written = file_digest(part.path)
-            _to_disk(fd)
-            proof = read_back(tools, part.path, written)
-            manifest = build(
-                environment,
-                run_id,
-                taken_by=taken_by,
-                pg_dump_version=tools.version,
-                dump={"file": f"{identity}.dump", "compression": tools.compression, **proof},
-                sequences=_sequences(tools, part.path, content.codec),
-                **content.facts,
-                seconds=round(time.monotonic() - started, 3),
-            )
-            publish(folder, identity, to_text(manifest))
-    return Taken(manifest, removed, content.warnings)
+            with _disk_full_explained(connection, part.path):
+                content = _dump(connection, tools, part, session_name(how.by_run or run_id), how)
+                draft = {"id": identity, "run_id": run_id, "pg_dump_version": tools.version, **content.facts}
+                told = {"compression": how.compression or tools.compression, "form": how.form}
+                draft["dump"] = {**_described(part), "file": f"{identity}.dump", **told}
+                draft["sequences"] = _sequences(tools, part.path, content.codec)
+                draft["globals"] = _globals(connection, folder, identity)
+                proof, doubts = prove(connection, tools, part.path, draft, how.proof, how.jobs)
+                draft.update(taken_by=taken_by, proof=proof, tag=how.tag)
+                manifest = build(environment, seconds=round(time.monotonic() - started, 3), **draft)
+                publish(folder, identity, to_text(manifest))
+    return Taken(manifest, removed, content.warnings + doubts)
 
 
 def plan_backup(
-    connection: psycopg.Connection,
-    folder: Path,
-    environment: str,
-    run_id: str,
-    bin_dir: str | None = None,
-    container: str | None = None,
+    connection: psycopg.Connection, folder: Path, environment: str, run_id: str, how: How = How()
 ) -> dict[str, Any]:
     """What ``take_backup`` would do: ``id``, ``dump`` (path), ``compression``, ``tables``, ``database_bytes``.
 
@@ -151,88 +169,109 @@ def plan_backup(
     """
     identity = backup_id(environment, run_id)
     with _explained(connection, folder, LOCK_WAIT_MS):
-        tools = find_tools(bin_dir, connection.info.server_version, container)
-        check_folder(folder)
-        refuse_existing(folder, identity)
+        tools = _prepared(connection, folder, identity, how)
         return {
             "id": identity,
             "dump": str(folder / f"{identity}.dump"),
-            "compression": tools.compression,
+            "compression": how.compression or tools.compression,
             "tables": sum(table.kind == "r" for table in readable_tables(connection)),
             "database_bytes": _database_bytes(connection),
         }
 
 
-def _dump(connection: psycopg.Connection, tools: Tools, part: _Part, session: str, lock_wait_ms: int) -> _Content:
+def _prepared(connection: psycopg.Connection, folder: Path, identity: str, how: How) -> Tools:
+    """The programs, after everything is refused that can be refused before the first side effect."""
+    check_tag(how.tag)
+    tools = find_tools(how.bin_dir, connection.info.server_version, how.container)
+    tools.refuse_form(how.form)
+    if how.compression == "zstd" and tools.compression != "zstd":
+        raise BackupError(f"{tools.pg_dump}{tools.place} cannot compress with zstd; take gzip or leave it open")
+    check_folder(folder)
+    refuse_existing(folder, identity)
+    if how.proof == RESTORE:
+        refuse_unprovable(connection)
+    needed = _database_bytes(connection)
+    _refuse(check_space(str(folder.absolute()), needed, "space for the backup"))
+    if how.proof == RESTORE and how.room is not None:
+        _refuse(check_room(how.room, needed, "space to restore it for the proof", "the server's data folder"))
+    return tools
+
+
+def _refuse(check: Check) -> None:
+    if check.state == "fail":
+        raise BackupError(f"{check.text}; {check.next}")
+
+
+def _dump(connection: psycopg.Connection, tools: Tools, part: _Part, session: str, how: How) -> _Content:
     """Dump in a snapshot, beginning anew when somebody else's lock has come between ours and pg_dump's."""
-    deadline = time.monotonic() + lock_wait_ms / 1000
+    deadline = time.monotonic() + how.lock_wait_ms / 1000
+    told: list[str] = []
     while True:
         try:
-            with exported_snapshot(connection, lock_wait_ms) as snapshot:
-                return _dump_snapshot(connection, snapshot, tools, part, session, lock_wait_ms)
+            with exported_snapshot(connection, how.lock_wait_ms) as snapshot:
+                content = _dump_snapshot(connection, snapshot, tools, part, session, how)
+                return replace(content, warnings=told + content.warnings)
         except OutOfTurn as error:
             if time.monotonic() > deadline:
                 raise BackupError(str(error)) from error
+        except ProgramFailed as error:
+            # A worker takes its locks late and never waits for one; a lone session has all of them from its beginning.
+            if _TURNED_AWAY not in str(error) or how.jobs == 1:
+                raise
+            how = replace(how, jobs=1)
+            told.append(f"one session has dumped what several could not: {error}")
+        _begin_anew(part)
+
+
+def _begin_anew(part: _Part) -> None:
+    if dump_files.form_of(part.path) == DIRECTORY:
+        for path in dump_files.files_of(part.path):
+            path.unlink()
 
 
 def _dump_snapshot(
-    connection: psycopg.Connection, snapshot: Snapshot, tools: Tools, part: _Part, session: str, lock_wait_ms: int
+    connection: psycopg.Connection, snapshot: Snapshot, tools: Tools, part: _Part, session: str, how: How
 ) -> _Content:
     """Write the dump and find out what is true in its snapshot, both at the same time."""
     environment = session_environment(connection)
     # Longer than ours, so that it is us who notice and can say for whom pg_dump waits.
-    patience = f"--lock-wait-timeout={lock_wait_ms + _PROGRAMS_LONGER_MS}"
+    patience = f"--lock-wait-timeout={how.lock_wait_ms + _PROGRAMS_LONGER_MS}"
     where = ["-d", tools.conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
-    custom = [*_COMPRESSION[tools.compression], *where]
+    compressed = [*_COMPRESSION[how.compression or tools.compression], *where]
+    jobs = how.jobs if how.form == DIRECTORY else None
     with (
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
-        tools.dumping_to(part.path, part.fd, custom, environment) as dump,
+        tools.dumping_to(part.path, part.fd, compressed, environment, jobs) as dump,
         tools.dumping(["--schema-only", *where], environment, schema) as plain,
+        TableCounts(connection, snapshot, how.jobs) as counts,
     ):
-        watch = Watch(connection, (dump, plain), session, lock_wait_ms)
-        # They write when they hold all locks. Until then somebody can get between, and counting would only hide it.
-        while not (os.fstat(part.fd).st_size and os.fstat(schema.fileno()).st_size) and not watch.all_ended():
+        watch = Watch(connection, (dump, plain), session, how.lock_wait_ms)
+        # They write when they hold all locks. Until then somebody can get between, and what is read would only hide it.
+        while not (part.begun() and os.fstat(schema.fileno()).st_size) and not watch.all_ended():
             time.sleep(_POLL_SECONDS)
         facts = read_facts(connection)
         facts["database"]["properties"] = read_properties(connection, facts["database"]["name"])
         facts["materialized_views"] = count_materialized_views(connection, snapshot.tables)
-        facts["tables"] = {}
-        for key, count in count_tables(connection, snapshot.tables):
-            facts["tables"][key] = count
-            watch.all_ended()
-        while not watch.all_ended():
+        while not (watch.all_ended() and counts.done()):
             time.sleep(_POLL_SECONDS)
+        facts["tables"] = counts.found()
         schema.seek(0)
         facts["schema_sha256"] = schema_digest(schema)
         warnings = [line for line in dump.messages() if "warning:" in line]
     return _Content({**facts, "taken_at": snapshot.taken_at}, snapshot.codec, warnings)
 
 
-def _to_disk(fd: int) -> None:
-    os.fsync(fd)
-    # Forget the pages, so that what is read back comes from the disk.
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+def _described(part: _Part) -> dict[str, Any]:
+    """sha256 and size of what pg_dump has left; it is on the disk then and no longer in memory."""
+    digest = dump_files.digest_of(part.path)
+    dump_files.to_disk(part.path)
+    return {"sha256": digest, "size": dump_files.size_of(part.path)}
 
 
-def read_back(tools: Tools, dump: Path, written: str) -> dict[str, Any]:
-    """Read a dump whole, by pg_restore and for its ``sha256`` and ``size``. Raises BackupError when it is not whole.
-
-    ``written`` is the sha256 of what pg_dump left. Neither is enough alone: ``pg_restore --list`` accepts a dump cut
-    in half, a full read sees every cut but hardly a flipped bit in zstd, which pg_dump writes without checksums
-    (measured: 12 of 200 flips seen with zstd, all with gzip), and a checksum does not say that it can be restored.
-    """
-    try:
-        with tools.reading(dump) as reader:
-            digest = file_digest(dump)
-            reader.wait()
-        if digest != written:
-            raise ProgramFailed("it is not what pg_dump wrote")
-    except ProgramFailed as error:
-        raise BackupError(
-            f"the dump could not be read back whole ({error}) and was not kept; "
-            f"check the disk of {dump.parent} and run this again"
-        ) from error
-    return {"sha256": digest, "size": dump.stat().st_size}
+def _globals(connection: psycopg.Connection, folder: Path, identity: str) -> dict[str, Any]:
+    path = write_globals(folder, identity, globals_sql(connection))
+    told = {"sha256": dump_files.digest_of(path), "size": dump_files.size_of(path)}
+    return {"file": f"{identity}.globals.sql", **told}
 
 
 def _sequences(tools: Tools, dump: Path, codec: str) -> dict[str, dict[str, Any]]:
@@ -275,14 +314,14 @@ def _explained(connection: psycopg.Connection, folder: Path, lock_wait_ms: int) 
 
 
 @contextmanager
-def _disk_full_explained(connection: psycopg.Connection, folder: Path, fd: int) -> Iterator[None]:
+def _disk_full_explained(connection: psycopg.Connection, part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        had = size(os.fstat(fd).st_size + shutil.disk_usage(folder).free)
+        had = size(dump_files.size_of(part) + shutil.disk_usage(part.parent).free)
         raise BackupError(
-            f"the disk of {folder} is full: it had {had} for the dump of a database of "
+            f"the disk of {part.parent} is full: it had {had} for the dump of a database of "
             f"{size(_database_bytes(connection))}; make room or name another backup_dir, then run this again"
         ) from error

@@ -71,7 +71,7 @@ def apply(
             continue
         try:
             if begun is None:
-                begun, watch = _prepare(connection, len(wanted))
+                begun, watch = _prepare(connection, len(wanted), who)
             result = _apply_one(connection, dict(head, begun=head["version"] in begun), stream, who, watch, note)
         except (psycopg.Error, StatementFailed) as error:
             result = _around(connection, head, error)
@@ -92,7 +92,7 @@ def apply(
 def baseline(connection: psycopg.Connection, heads: list[dict], versions: Iterable[str], who: Run) -> None:
     """Record versions as already there, without running them, all or none."""
     wanted = set(versions)
-    ledger.ensure_ledger(connection)
+    ledger.ensure_ledger(connection, who)
     with connection.transaction():
         for head in heads:
             if head["version"] in wanted:
@@ -108,9 +108,9 @@ def record_failure(connection: psycopg.Connection, head: dict, failed: Failure, 
         connection.execute(history.INSERT, told)
 
 
-def _prepare(connection: psycopg.Connection, count: int) -> tuple[set[str], SchemaWatch | None]:
+def _prepare(connection: psycopg.Connection, count: int, who: Run) -> tuple[set[str], SchemaWatch | None]:
     """The migrations an earlier run began, and a watch over the schema, without which it goes on all the same."""
-    ledger.ensure_ledger(connection)
+    ledger.ensure_ledger(connection, who)
     begun = {row["version"] for row in ledger.read_progress(connection)}
     if count <= WATCHED:
         with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):

@@ -55,14 +55,16 @@ class Switch:
     quiet: float = 0.0
     warned: bool = False
 
-    def tick(self, seconds: float, alive: bool, window: float | None) -> str:
+    def tick(self, seconds: float, alive: bool, window: float | None, load: float = 1.0) -> str:
         """Why the run is over, or an empty text.
 
         seconds: since the last tick, of which only so much counts as a busy machine's tick takes, so that a machine
         that stood still has not lost its run; alive: whether a step showed a sign of life since then; window: seconds
-        since services were stopped, None when they are not.
+        since services were stopped, None when they are not; load: how many want a processor, for each there is. While
+        services are stopped somebody waits, and silence is silence; else a busy machine gets so many times longer.
         """
-        self.quiet = 0.0 if alive else self.quiet + min(seconds, _LONGEST_TICK)
+        passed = min(seconds, _LONGEST_TICK)
+        self.quiet = 0.0 if alive else self.quiet + (passed if window is not None else passed / max(1.0, load))
         limit = self.patience if window is None else self.silence
         if window is not None and window > self.max_window:
             return f"the services were stopped for longer than {self.max_window:.0f} s"
@@ -152,7 +154,8 @@ class Guard:
         cancelled = run_folder.read_json(self.folder / run_folder.CANCEL)
         if cancelled:
             return cancelled["why"]
-        return self._tend_lock() or self.switch.tick(seconds, self._alive(), window)
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        return self._tend_lock() or self.switch.tick(seconds, self._alive(), window, load)
 
     def _alive(self) -> bool:
         mark, before = self._step_mark(), self._mark

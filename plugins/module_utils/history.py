@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "public.schema_migrations_history"
 
-APPLY, FAIL, REVERT, RESTORE, BASELINE = "apply", "fail", "revert", "restore", "baseline"
+APPLY, FAIL, REVERT, RESTORE, BASELINE, ADOPT = "apply", "fail", "revert", "restore", "baseline", "adopt"
 
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS {TABLE} (
@@ -49,11 +49,13 @@ _COLUMNS = "id, at, event, version, name, run_id, operator, origin, duration_ms,
 
 @dataclass(frozen=True)
 class Run:
-    """Who acts: the run's id, the person, and where the run comes from (a host, an AWX job, a CI run)."""
+    """Who acts: the run's id, the person, where the run comes from (a host, an AWX job, a CI run), and for which
+    environment ("": the database is not told)."""
 
     run_id: str
     operator: str
     origin: str = "unknown"
+    environment: str = ""
 
 
 def values(
@@ -118,7 +120,7 @@ def last_commit(connection: psycopg.Connection) -> str | None:
     if not exists(connection):
         return None
     partly = f"event = '{FAIL}' AND detail ->> 'state' = 'partial'"
-    changing = f"FROM {TABLE} WHERE (event NOT IN ('{FAIL}', '{RESTORE}') OR {partly})"
+    changing = f"FROM {TABLE} WHERE (event NOT IN ('{FAIL}', '{RESTORE}', '{ADOPT}') OR {partly})"
     query = f"""
         SELECT to_jsonb(min(at)) #>> '{{}}' {changing} AND run_id =
           (SELECT run_id {changing} ORDER BY at DESC LIMIT 1)"""

@@ -25,7 +25,12 @@ _STEPS = re.compile(r"[1-9][0-9]{0,2}")
 _VERSION = re.compile(r"v?([0-9]{1,20})")
 # Variables of Ansible itself, of AWX, and of inventories that an operator overrides for one run on purpose.
 _FOREIGN = re.compile(r"(ansible|awx|tower|habitat)_\w+")
+_KEPT = re.compile(rf"[^\x00-\x1f\x7f]+_before_{RUN_ID.pattern}")
+_LONGEST_NAME = 63  # bytes: PostgreSQL's NAMEDATALEN - 1
+_RUN_ID_SHOWN = "20261122t100211z-k3f"
+_SWITCHES = ("accept_data_loss", "import")
 _SHOWN = 60
+_REASON = range(3, 201)  # characters
 _KNOWN_MANAGERS = ("compose", "systemd", "supervisor")
 
 
@@ -74,6 +79,7 @@ def check_inputs(given: Mapping[str, Any], known: list[str]) -> dict[str, str]:
                 raise Refused(f'{name} is "{plain(inputs[name])}"', "a version is its digits, such as 07", "")
             inputs[name] = version[1]
     _check_words(inputs)
+    _check_adoption(inputs)
     return inputs
 
 
@@ -84,12 +90,39 @@ def _check_words(inputs: Mapping[str, str]) -> None:
         raise Refused(f'run is "{plain(inputs["run"])}"', "a run's id is as in 20261122t100211z-k3f", "")
     if inputs.get("output", "table") not in ("table", "json"):
         raise Refused(f'output is "{plain(inputs["output"])}"', "known: table, json", "")
+    _check_salvage(inputs)
+
+
+def _check_salvage(inputs: Mapping[str, str]) -> None:
+    kept = inputs.get("kept")
+    if kept is not None and not (_KEPT.fullmatch(kept) and len(kept.encode()) <= _LONGEST_NAME):
+        found = f"a kept database's name is as in habitat_before_{_RUN_ID_SHOWN}"
+        raise Refused(f'kept is "{plain(kept)}"', found, "status.yml names those there are")
+    if inputs.get("import", "true") not in ("true", "false"):
+        raise Refused(f'import is "{plain(inputs["import"])}"', "known: true, false", "without it the file is written")
+
+
+def _check_adoption(inputs: Mapping[str, str]) -> None:
+    """A backup of another environment is adopted by saying so and saying why."""
+    both = ("adopt_identity", "reason")
+    given = [name for name in both if name in inputs]
+    if not given:
+        return
+    if "backup" not in inputs:
+        raise Refused(f"{given[0]} is given without a backup", "it is a backup that is adopted", "add -e backup=ID")
+    if len(given) < len(both):
+        missing = '-e reason="..."' if given == ["adopt_identity"] else "-e adopt_identity=ENVIRONMENT"
+        raise Refused(f"{given[0]} is given alone", "a backup is adopted with a reason", f"add {missing}")
+    reason = inputs["reason"]
+    if len(reason) not in _REASON or not reason.isprintable():
+        found = f"expected {_REASON[0]} to {_REASON[-1]} printable characters"
+        raise Refused(f'reason is "{plain(reason)}"', found, "say why, in one line")
 
 
 def _left_alone(name: str, value: Any) -> bool:
     """Whether it is what a survey of AWX sends for a question that was left alone."""
     # AWX sends an empty text marked as unsafe, of which ansible-core 2.19 makes None.
-    return value is None or value == "" or (name == "accept_data_loss" and value in (False, "false"))
+    return value is None or value == "" or (name in _SWITCHES and value in (False, "false"))
 
 
 def _check_steps(inputs: Mapping[str, str]) -> None:
@@ -108,7 +141,7 @@ def check_required(inputs: Mapping[str, str], known: list[str], required: list[s
 
 def _text(name: str, value: Any) -> str:
     # A survey of AWX sends these two as what they are.
-    if name == "accept_data_loss" and isinstance(value, bool):
+    if name in _SWITCHES and isinstance(value, bool):
         return str(value).lower()
     if name == "steps" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -140,6 +173,9 @@ def check_environment(
         near = difflib.get_close_matches(env, list(groups), 1)
         guess = f"did you mean {near[0]}?" if near else ""
         raise Refused(f'env is "{plain(env)}"', f"known: {known}", guess)
+    if inputs.get("adopt_identity", env) != env:
+        found = f"env is {plain(env)}"
+        raise Refused(f'adopt_identity is "{plain(inputs["adopt_identity"])}"', found, "-e env= names it, too")
     if limit is not None:
         raise Refused(f'--limit "{plain(limit)}" hides hosts from the runbook', "env names the hosts", "leave it out")
     if not groups[env]:

@@ -67,8 +67,8 @@ def last_cut_off(state_dir: Path, database: str) -> dict[str, Any] | None:
 
 
 def _says_nothing(told: dict[str, Any]) -> bool:
-    """Whether a run leaves open what became of the one before it: it was refused, or only took a backup."""
-    return told["outcome"] == "refused" or told["run"]["command"].removesuffix(".yml").endswith("backup")
+    """Whether a run leaves open what became of the one before it: it was refused, or only took or tried a backup."""
+    return told["outcome"] == "refused" or told["run"]["command"].removesuffix(".yml").endswith(("backup", "drill"))
 
 
 def take_on(state_dir: Path, told: dict[str, Any], run_id: str) -> None:

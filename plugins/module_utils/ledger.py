@@ -11,7 +11,7 @@ A migration that ran only in part has no row there but one in ``public.schema_mi
 from __future__ import annotations
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import history
+from ansible_collections.habitat.runbook.plugins.module_utils import history, identity
 from psycopg.rows import dict_row
 
 TABLE = "public.schema_migrations"
@@ -98,9 +98,10 @@ def record(head: dict, kind: str, milliseconds: int | None, who: history.Run, de
 def read_ledger(connection: psycopg.Connection) -> dict:
     """Read the ledger without changing anything.
 
-    Returns ``{"exists", "foreign", "objects", "rows", "progress"}``: whether the table is there; a sentence when it
-    belongs to another tool, else None; the number of other objects in the database; the rows as dicts (whatever
-    columns the table has, without the down texts); the partial migrations. Works with a role that may only SELECT.
+    Returns ``{"exists", "foreign", "objects", "rows", "progress", "environment"}``: whether the table is there; a
+    sentence when it belongs to another tool, else None; the number of other objects in the database; the rows as dicts
+    (whatever columns the table has, without the down texts); the partial migrations; the environment the database says
+    it is of. Works with a role that may only SELECT.
     """
     cursor = connection.cursor(row_factory=dict_row)
     shape = cursor.execute(_SHAPE, [TABLE]).fetchall()
@@ -110,13 +111,14 @@ def read_ledger(connection: psycopg.Connection) -> dict:
     if shape and not foreign:
         query = f"SELECT to_jsonb(m) - 'down_sql' AS row FROM {TABLE} m ORDER BY version::text"  # noqa: S608
         rows = [record["row"] for record in cursor.execute(query)]
-    objects = connection.execute(_OBJECTS, [[TABLE, PROGRESS, history.TABLE]]).fetchone()
+    objects = connection.execute(_OBJECTS, [[TABLE, PROGRESS, history.TABLE, identity.TABLE]]).fetchone()
     return {
         "exists": bool(shape),
         "foreign": foreign,
         "objects": objects[0] if objects else 0,
         "rows": rows,
         "progress": read_progress(connection),
+        "environment": identity.read(connection),
     }
 
 
@@ -139,10 +141,11 @@ def _foreign(columns: set[str]) -> str | None:
     return None
 
 
-def ensure_ledger(connection: psycopg.Connection) -> bool:
+def ensure_ledger(connection: psycopg.Connection, who: history.Run | None = None) -> bool:
     """Create the ledger, or give an existing table the columns it lacks; True when something was changed.
 
-    Rows, other columns and constraints of an existing table are left as they are.
+    Rows, other columns and constraints of an existing table are left as they are. A database that does not say of which
+    environment it is becomes one of ``who``'s.
     """
     cursor = connection.cursor(row_factory=dict_row)
     shape = {column["attname"]: column for column in cursor.execute(_SHAPE, [TABLE])}
@@ -162,4 +165,7 @@ def ensure_ledger(connection: psycopg.Connection) -> bool:
         for table, made in ((TABLE, _CREATE), (PROGRESS, _CREATE_PROGRESS)):
             if made in todo:
                 history.keep_private(connection, table)
-        return history.ensure(connection) or bool(todo)
+        told = False
+        if who and who.environment:
+            told = identity.ensure(connection, who.environment, who.operator)
+        return history.ensure(connection) or told or bool(todo)

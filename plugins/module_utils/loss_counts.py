@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import history, ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import history, identity, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import Loss
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import qualified, quoted
 from psycopg.rows import class_row, tuple_row
@@ -138,7 +138,7 @@ def relations(connection: psycopg.Connection) -> list[str]:
     (``schema.table`` or ``schema.table.column``, quoted as ``manifest.qualified`` does). Sees what the transaction
     that may be open has done so far, and leaves it as it is.
     """
-    own = [ledger.TABLE, ledger.PROGRESS, history.TABLE]
+    own = [ledger.TABLE, ledger.PROGRESS, history.TABLE, identity.TABLE]
     with _reading(connection):
         rows = connection.cursor(row_factory=tuple_row).execute(_RELATIONS, [own]).fetchall()
     return [_entry(*row) for row in rows]

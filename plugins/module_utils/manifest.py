@@ -3,13 +3,13 @@
 
 """Backups as data: the manifest beside a dump, and the list of the backups in a folder.
 
-A backup is two files, ``<id>.dump`` and ``<id>.json``. The second is the manifest and is written last, so a manifest
-that is there says that the dump was read back whole. It also holds what a restored copy is compared with.
+A backup is ``<id>.dump`` (a file, or a folder in the directory form), ``<id>.globals.sql`` and ``<id>.json``. The last
+is the manifest and is written last, so a manifest that is there says that the dump was proved, and how. It also holds
+what a restored copy is compared with.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -19,21 +19,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
+
+FORMAT = 3
 """Version of the manifest's form; a reader refuses one that it does not know."""
+
+READ, RESTORE = "read", "restore"
+"""Ways of proving a dump: by reading it back whole, and by restoring and comparing it."""
 
 NAME = re.compile(r"\A[a-z][a-z0-9_-]{0,30}-[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}\Z")
 """Ids that backups are given: ``<environment>-<run id>``."""
 
 _ENVIRONMENT = re.compile(r"\A[a-z][a-z0-9_-]{0,30}\Z")
 _RUN_ID = re.compile(r"\A[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}\Z")
+_TAG = re.compile(r"\A[a-z0-9][a-z0-9._-]{0,40}\Z")
 _ASKED_ID = re.compile(r"\A[a-z0-9][a-z0-9._-]{0,80}\Z")
 _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
 _PLAIN_NAME = re.compile(r"\A[a-z_][a-z0-9_]*\Z")
 _NUMBER = re.compile(r"\A[0-9]{1,100}\Z")
 _QUOTED_OR_PLAIN = re.compile(r'"((?:[^"]|"")*)"|([^".]+)')
 _LARGEST_MANIFEST = 256 * 1024 * 1024
-_CHUNK = 1024 * 1024
 _PROBLEMS_SHOWN = 3
 
 _SHAPE: dict[str, Any] = {
@@ -46,8 +51,18 @@ _SHAPE: dict[str, Any] = {
     "seconds": (int, float),
     "server_version": str,
     "pg_dump_version": str,
-    "dump": {"file": str, "size": int, "sha256": str, "compression": str},
-    "snapshot": {"system_identifier": str, "database_oid": int, "xmin": str, "xmax": str, "xip": list},
+    "dump": {"file": str, "size": int, "sha256": str, "compression": str, "form": str},
+    "proof": {"kind": str, "seconds": (int, float), "restore_seconds": (int, float, type(None))},
+    "globals": {"file": str, "size": int, "sha256": str},
+    "tag": (str, type(None)),
+    "snapshot": {
+        "system_identifier": str,
+        "database_oid": int,
+        "xmin": str,
+        "xmax": str,
+        "xip": list,
+        "lsn": str,
+    },
     "database": {
         "name": str,
         "owner": str,
@@ -57,6 +72,7 @@ _SHAPE: dict[str, Any] = {
         "locale_provider": str,
         "locale": (str, type(None)),
         "icu_rules": (str, type(None)),
+        "environment": (str, type(None)),
         "properties": {
             "connection_limit": int,
             "comment": (str, type(None)),
@@ -85,7 +101,8 @@ class Backup:
     """One backup of a folder. Fields are None where a broken manifest does not tell them.
 
     ``size`` is in bytes, ``taken_at`` an ISO time in UTC by the database's clock, ``ledger_version`` the highest
-    version by number. ``verified``: the manifest is whole and the dump beside it is the one it describes.
+    version by number. ``verified``: the manifest is whole and the dump beside it is the one it describes. ``proof`` is
+    READ or RESTORE, ``restore_seconds`` what restoring and comparing took when it was taken.
     """
 
     id: str
@@ -97,6 +114,10 @@ class Backup:
     environment: str | None = None
     database: str | None = None
     ledger_version: str | None = None
+    form: str | None = None
+    tag: str | None = None
+    proof: str | None = None
+    restore_seconds: float | None = None
 
 
 def backup_id(environment: str, run_id: str) -> str:
@@ -106,6 +127,12 @@ def backup_id(environment: str, run_id: str) -> str:
     if not _RUN_ID.match(run_id):
         raise BackupError(f"run_id is {run_id!r}; expected a form such as 20261122t100211z-k3f")
     return f"{environment}-{run_id}"
+
+
+def check_tag(tag: str | None) -> None:
+    """Raise BackupError for a tag of another form than a word."""
+    if tag is not None and not _TAG.match(tag):
+        raise BackupError(f"tag is {tag[:80]!r}; expected a word of small letters and digits such as before-sale")
 
 
 def qualified(schema: str, name: str) -> str:
@@ -127,15 +154,6 @@ def requalified(text: str) -> str:
     return qualified(*parts)
 
 
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def sorted_versions(versions: Iterable[str]) -> list[str]:
     """Versions by number ("10" after "9"); what is no number stands behind, by text."""
     return sorted(versions, key=lambda text: (0, int(text), text) if _NUMBER.match(text) else (1, 0, text))
@@ -150,7 +168,7 @@ def latest_version(versions: Iterable[str]) -> str | None:
 def build(environment: str, run_id: str, **facts: Any) -> dict[str, Any]:
     """A manifest from what was found out about a backup. Raises BackupError when ``read`` would not accept it."""
     identity = backup_id(environment, run_id)
-    manifest = {"format": FORMAT, "id": identity, "environment": environment, "run_id": run_id, **facts}
+    manifest = {**facts, "format": FORMAT, "id": identity, "environment": environment, "run_id": run_id}
     problems = problems_of(manifest, identity)
     if problems:
         raise BackupError(f"backup {identity} would have no valid manifest: {problems[0]}")
@@ -190,9 +208,16 @@ def _contradictions(data: dict[str, Any], expected_id: str) -> Iterator[str]:
         yield f"the manifest is of {data['id'][:80]!r}"
     if data["dump"]["file"] != f"{expected_id}.dump":
         yield f"the manifest is of the file {data['dump']['file'][:80]!r}"
+    if data["globals"]["file"] != f"{expected_id}.globals.sql":
+        yield f"the manifest is of the file {data['globals']['file'][:80]!r}"
+    if data["dump"]["form"] not in (dump_files.CUSTOM, dump_files.DIRECTORY):
+        yield f"the manifest's dump.form is {data['dump']['form'][:40]!r}"
+    if data["proof"]["kind"] not in (READ, RESTORE):
+        yield f"the manifest's proof.kind is {data['proof']['kind'][:40]!r}"
     if not _is_time(data["taken_at"]):
         yield f"the manifest's taken_at is {data['taken_at'][:40]!r}"
-    if not (_SHA256.match(data["dump"]["sha256"]) and _SHA256.match(data["schema_sha256"])):
+    digests = (data["dump"]["sha256"], data["globals"]["sha256"], data["schema_sha256"])
+    if not all(map(_SHA256.match, digests)):
         yield "the manifest's sha256 is not one"
     for name, texts in (("ledger_versions", data["ledger_versions"] or ()), ("snapshot.xip", data["snapshot"]["xip"])):
         if not all(isinstance(text, str) for text in texts):
@@ -295,18 +320,24 @@ def _describe(path: Path, check: bool) -> Backup:
         environment=data["environment"],
         database=data["database"]["name"],
         ledger_version=latest_version(data["ledger_versions"] or ()),
+        form=data["dump"]["form"],
+        tag=data["tag"],
+        proof=data["proof"]["kind"],
+        restore_seconds=data["proof"]["restore_seconds"],
     )
 
 
 def _dump_problems(dump: Path, told: dict[str, Any], check: bool) -> Iterator[str]:
     try:
-        info = dump.lstat()
-        if not stat.S_ISREG(info.st_mode):
-            yield "the dump is not a regular file"
-        elif info.st_size != told["size"]:
-            yield f"the dump has {info.st_size} bytes, its manifest says {told['size']}"
-        elif check and file_digest(dump) != told["sha256"]:
+        form, size = dump_files.form_of(dump), dump_files.size_of(dump)
+        if form != told["form"]:
+            yield f"the dump is in the {form} form, its manifest says {told['form']}"
+        elif size != told["size"]:
+            yield f"the dump has {size} bytes, its manifest says {told['size']}"
+        elif check and dump_files.digest_of(dump) != told["sha256"]:
             yield "the dump's sha256 is not the manifest's: it was changed or damaged after the backup"
+    except dump_files.NotADump as error:
+        yield str(error)
     except FileNotFoundError:
         yield "the dump is missing"
     except OSError as error:

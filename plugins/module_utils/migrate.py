@@ -22,6 +22,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.comparison import 
     Comparison,
     Refusal,
     baseline_versions,
+    refuse_environment,
     refuse_target,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import SETTINGS_READ_BACK, read_back
@@ -131,7 +132,7 @@ def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: 
     versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
     foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
     not_held = None if check else lock_missing(connection, parameters)
-    blocked = foreign or refusals or ([not_held] if not_held else [])
+    blocked = refuse_environment(ledger, parameters["env"]) or foreign or refusals or ([not_held] if not_held else [])
     if blocked:
         return refused(result, blocked)
     if versions and not check:
@@ -150,7 +151,7 @@ def _no_point(reason: str) -> Refusal:
 
 def who_runs(parameters: dict[str, Any]) -> Run:
     """Who acts, as ledger and history have it."""
-    return Run(parameters["run_id"], parameters["operator"], parameters["origin"])
+    return Run(parameters["run_id"], parameters["operator"], parameters["origin"], parameters["env"])
 
 
 def refused(result: dict[str, Any], refusals: list[Refusal]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import engine, fence, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
-from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Refusal
+from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Refusal, refuse_environment
 from ansible_collections.habitat.runbook.plugins.module_utils.lexer import split
 from ansible_collections.habitat.runbook.plugins.module_utils.loss_counts import count_losses
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import find_losses, would_lose
@@ -32,6 +32,9 @@ def revert(
     versions = [row["version"] for row in found["rows"]]
     result: dict[str, Any] = {"reverts": [], "reverted": [], "losses": [], "accepted": parameters["accept_data_loss"]}
     result["from_version"] = result["to_version"] = latest_version(versions)
+    elsewhere = refuse_environment(found, parameters["env"])
+    if elsewhere:
+        return refused(result, elsewhere)
     if found["foreign"]:
         what = "the table schema_migrations belongs to another tool"
         return refused(result, [Refusal(what, found["foreign"], "")])

@@ -225,13 +225,18 @@ def _apply_settings(
 def _change(connection: psycopg.Connection, name: str, value: str | None) -> str:
     if value is None:
         return f"RESET {quoted(name)}"
-    if name.lower() not in _LISTS_OF_NAMES:
+    if not takes_names(name):
         return f"SET {quoted(name)} TO {literal(connection, value)}"
     if not value:
         # No list that can be typed is empty; the current value can be, and this transaction does not outlive it.
         query(connection, "SELECT pg_catalog.set_config(%s, '', true)", [name])
         return f"SET {quoted(name)} FROM CURRENT"
     return f"SET {quoted(name)} TO {', '.join(literal(connection, part) for part in names_in(value))}"
+
+
+def takes_names(setting: str) -> bool:
+    """Whether the value of a setting is a list of quoted names."""
+    return setting.lower() in _LISTS_OF_NAMES
 
 
 def names_in(value: str) -> list[str]:

@@ -18,7 +18,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.screens import (
     labelled,
     wrapped,
 )
-from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
+from ansible_collections.habitat.runbook.plugins.module_utils.table import duration, printable
 from ansible_collections.habitat.runbook.plugins.module_utils.verdict import (
     SUCCEEDED,
     SWAP_DONE,
@@ -35,8 +35,8 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
     """Facts for the verdict and the report out of what the steps returned; a step that did not run is an empty dict.
 
     raw: run, database, host, failed_task, failed_message, said (whether a screen told why), and the results preflight,
-    services, backup, stopping, applying, starting, health, healthy, health_before, public_before, public, logs,
-    access, lock, choosing, restoring, swapping, accounting, planning, reverting.
+    services, backup, copying, backing_up_after, stopping, applying, starting, health, healthy, health_before,
+    public_before, public, logs, access, lock, choosing, restoring, swapping, accounting, planning, reverting.
     """
     checked, health, starting = raw["preflight"], raw["health"], raw["starting"]
     running = raw["services"].get("running", [])
@@ -48,6 +48,9 @@ def gather(raw: dict[str, Any]) -> dict[str, Any]:
         "checks": [*checked.get("checks", []), *_health_before(raw), *_notes(raw)],
         "plan": checked.get("pending", []),
         "backup": raw["backup"].get("backup"),
+        # Only where it was read back.
+        "copied_to": raw["copying"].get("to") if "seconds" in raw["copying"] else None,
+        "backup_after": raw["backing_up_after"].get("backup"),
         "backup_tried": bool(raw["backup"]) or _ran(raw["restoring"]),
         "running": running,
         "stopped": stopped_at is not None,
@@ -95,6 +98,7 @@ def _going_back(raw: dict[str, Any]) -> dict[str, Any]:
     return {
         "rollback": bool(raw["choosing"] or raw["planning"]),
         "source": raw["choosing"].get("source"),
+        "adopts": raw["choosing"].get("adopts"),
         "removed": raw["choosing"].get("removed", []),
         "returning": raw["choosing"].get("returning", []),
         "restored": raw["restoring"] if "seconds" in raw["restoring"] else None,
@@ -156,11 +160,11 @@ def _notes(raw: dict[str, Any]) -> list[dict[str, str]]:
 def build(facts: dict[str, Any], verdict: Verdict, finished_at: str) -> dict[str, Any]:
     """The report as data; facts as from ``gather``, finished_at as ISO 8601."""
     kept = (
-        "run", "database", "host", "server", "window_seconds", "from_version", "to_version",
-        "checks", "plan", "backup", "running", "applied", "failure", "failed_task", "failed_message",
-        "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source", "removed",
-        "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back", "reverts", "losses",
-        "reverted", "remarks", "logs", "lock_message", "down_seconds",
+        "run", "database", "host", "server", "window_seconds", "from_version", "to_version", "checks", "plan",
+        "backup", "backup_after", "copied_to", "running", "applied", "failure", "failed_task", "failed_message",
+        "probes", "settings", "other_sessions", "refusals", "said", "restore_point", "rollback", "source",
+        "adopts", "removed", "returning", "restored", "swap", "kept_as", "swap_seconds", "written", "put_back",
+        "reverts", "losses", "reverted", "remarks", "logs", "lock_message", "down_seconds",
     )  # fmt: skip
     return {
         "format": FORMAT,
@@ -180,6 +184,18 @@ def _logs(logs: dict[str, list[str]]) -> list[str]:
     return lines
 
 
+def adopted(report: dict[str, Any]) -> str:
+    """That a database of another environment is one of this now, or was not made one."""
+    one = report["adopts"]
+    origin, env = printable(one["from"]), one["to"]
+    became = {
+        SWAP_DONE: f"this database was {origin}'s and is {env}'s now",
+        SWAP_UNKNOWN: f"whether {origin}'s database is {env}'s now is not known",
+    }
+    words = became.get(report["swap"], f"nothing: no database of {origin} became one of {env}")
+    return labelled("ADOPTED", f"{words}   reason: {printable(one['reason'])}")
+
+
 def result_screen(report: dict[str, Any], where: str | None) -> str:
     """The end of a run on the screen; where: path of the written report, None when none was written."""
     lines: list[str] = []
@@ -193,6 +209,8 @@ def result_screen(report: dict[str, Any], where: str | None) -> str:
     lines += _logs(report["logs"])
     if report["lock_message"]:
         lines.append(f"  warn  the run lock could not be given back, it ends by itself: {report['lock_message']}")
+    if report["adopts"]:
+        lines.append(adopted(report))
     window = f"   window {duration(report['window_seconds'])}" if report["window_seconds"] is not None else ""
     written = f"   report: {where}" if where else ""
     lines.append(labelled("RESULT", f"{WORDS[report['outcome']]}   schema {report['schema']}{window}{written}"))

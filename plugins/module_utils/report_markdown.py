@@ -51,6 +51,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"| finished | {moment(report['finished_at'])} UTC |",
         f"| window | {_window(report)} |",
         *([] if report["source"] else [f"| backup | {_backup(report)} |"]),
+        *([f"| backup after it | {_of_backup(report['backup_after'])} |"] if report["backup_after"] else []),
         *_gone_back(report),
     ]
     lines += [*_migrations(report), *_losses(report), *_written(report)]
@@ -82,8 +83,14 @@ def _window(report: dict[str, Any]) -> str:
 
 
 def _backup(report: dict[str, Any]) -> str:
-    one = report["backup"]
-    return f"{one['id']}, {size(one['size'])}, sha256 {one['sha256']}" if one else "none was taken"
+    copied = f", copied to {cell(report['copied_to'])} and read back there" if report["copied_to"] else ""
+    return _of_backup(report["backup"]) + copied if report["backup"] else "none was taken"
+
+
+def _of_backup(one: dict[str, Any]) -> str:
+    seconds = one["restore_seconds"]
+    proof = "read back whole" if seconds is None else f"restored and compared in {duration(seconds)}"
+    return f"{one['id']}, {size(one['size'])}, {proof}, sha256 {one['sha256']}"
 
 
 def _gone_back(report: dict[str, Any]) -> list[str]:
@@ -95,6 +102,8 @@ def _gone_back(report: dict[str, Any]) -> list[str]:
             report["swap"], "was to go back to"
         )
         lines.append(f"| {verb} | {cell(source['id'])}{taken} |")
+    if report["adopts"]:
+        lines.append(f"| {_adopted(report)} |")
     if restored:
         what = f"{count(restored['tables'], 'table')}, {rows_text(restored['rows'])}, {size(restored['size'])}"
         but = f", but for this: {cell('; '.join(restored['not_compared']))}" if restored["not_compared"] else ""
@@ -102,6 +111,12 @@ def _gone_back(report: dict[str, Any]) -> list[str]:
     if report["restore_point"]:
         lines.append(f"| restore point | {_restore_point(report)} |")
     return lines + ([f"| database before | kept as {cell(kept)} |"] if kept else [])
+
+
+def _adopted(report: dict[str, Any]) -> str:
+    one = report["adopts"]
+    verb = {SWAP_DONE: "ADOPTED", SWAP_UNKNOWN: "perhaps adopted"}.get(report["swap"], "not adopted")
+    return f"{verb} | from {cell(one['from'])} into {cell(one['to'])}: {cell(one['reason'])}"
 
 
 def _restore_point(report: dict[str, Any]) -> str:

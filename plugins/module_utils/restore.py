@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import Tools, session_environment
-from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, file_digest, quoted
+from ansible_collections.habitat.runbook.plugins.module_utils.copies import drop_copy
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.properties import apply_properties, literal, missing_roles
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_comparison import compare, explained, major
 from ansible_collections.habitat.runbook.plugins.module_utils.running_program import ProgramFailed
@@ -132,9 +134,14 @@ def restore_backup(
     return Restored(round(time.monotonic() - started, 3), len(manifest["tables"]), rows, found, warnings)
 
 
+def may_create(connection: psycopg.Connection) -> bool:
+    """Whether the role may create databases."""
+    return bool(query(connection, _MAY_CREATE))
+
+
 def _refuse(admin: psycopg.Connection, tools: Tools, dump: Path, manifest: dict[str, Any]) -> None:
     role = query(admin, "SELECT current_user::text AS role")[0]["role"]
-    if not query(admin, _MAY_CREATE):
+    if not may_create(admin):
         raise BackupError(f"role {role} may not create databases; run ALTER ROLE {quoted(role)} CREATEDB")
     needed = major(manifest["pg_dump_version"])
     if major(tools.version) < needed:
@@ -148,7 +155,7 @@ def _refuse(admin: psycopg.Connection, tools: Tools, dump: Path, manifest: dict[
             f"backup {manifest['id']} names roles that this server does not have: {', '.join(missing)}; "
             f"create them first (CREATE ROLE {quoted(missing[0])})"
         )
-    if file_digest(dump) != manifest["dump"]["sha256"]:
+    if dump_files.digest_of(dump) != manifest["dump"]["sha256"]:
         raise BackupError(
             f"{dump} is not the dump that the manifest of backup {manifest['id']} describes: it was changed, damaged "
             f"or replaced after the backup; use another backup"
@@ -173,7 +180,7 @@ def _fill(
         session.execute("SET statement_timeout = 0; SET lock_timeout = 0")
         if late:
             _run(admin, tools, dump, name, 1, late)
-        found, warnings = compare(session, tools, manifest, name)
+        found, warnings = compare(session, tools, manifest, name, jobs)
         if not found:
             session.execute("ANALYZE")
     return found, warnings
@@ -208,7 +215,7 @@ def _only_unknown_setting(messages: list[str]) -> bool:
 def _drop(admin: psycopg.Connection, name: str) -> bool:
     """Drop a database we made, with all sessions in it; False when that is not possible."""
     with suppress(admin.Error):
-        admin.execute(f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE)")
+        drop_copy(admin, name)
         return True
     return False
 

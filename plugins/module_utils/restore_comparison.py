@@ -20,11 +20,11 @@ from ansible_collections.habitat.runbook.plugins.module_utils.running_program im
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     OutOfTurn,
     count_materialized_views,
-    count_tables,
     exported_snapshot,
     read_facts,
     read_sequences,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.table_counts import TableCounts
 
 if TYPE_CHECKING:
     import psycopg
@@ -48,16 +48,17 @@ _OF_THE_SAME_MAJOR = {"locale": "locale", "icu_rules": "ICU rules"}
 
 
 def compare(
-    connection: psycopg.Connection, tools: Tools, manifest: dict[str, Any], name: str
+    connection: psycopg.Connection, tools: Tools, manifest: dict[str, Any], name: str, jobs: int = 1
 ) -> tuple[list[str], list[str]]:
     """Differences of database ``name`` from a backup's manifest, and warnings about what was not compared.
 
-    ``connection`` is to that database, in autocommit mode and idle. At most five differences are told, then how many
-    more there are. The name of the database, its properties, and the contents of large objects and of materialized
-    views are not compared. Raises BackupError when the role may not read everything or a table stays locked.
+    ``connection`` is to that database, in autocommit mode and idle; ``jobs`` sessions count its tables. At most five
+    differences are told, then how many more there are. The name of the database, its properties, and the contents of
+    large objects and of materialized views are not compared. Raises BackupError when the role may not read everything
+    or a table stays locked.
     """
     with explained(connection, f"database {name} could not be compared with backup {manifest['id']}"):
-        facts = _read(connection, tools, manifest)
+        facts = _read(connection, tools, manifest, jobs)
     found = list(differences(manifest, facts))
     more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     return found[:_SHOWN] + more, list(_warnings(manifest, facts))
@@ -81,13 +82,13 @@ def explained(connection: psycopg.Connection, what: str) -> Iterator[None]:
         raise BackupError(f"{what}: {text}") from error
 
 
-def _read(connection: psycopg.Connection, tools: Tools, manifest: dict[str, Any]) -> dict[str, Any]:
-    with exported_snapshot(connection, _LOCK_WAIT_MS) as snapshot:
+def _read(connection: psycopg.Connection, tools: Tools, manifest: dict[str, Any], jobs: int) -> dict[str, Any]:
+    with exported_snapshot(connection, _LOCK_WAIT_MS) as snapshot, TableCounts(connection, snapshot, jobs) as counts:
         facts = read_facts(connection)
         same = (manifest["server_version"], manifest["pg_dump_version"]), (facts["server_version"], tools.version)
         comparable = [major(version) for version in same[0]] == [major(version) for version in same[1]]
         facts["schema_sha256"] = _schema_digest(connection, tools, snapshot.name) if comparable else None
-        facts["tables"] = dict(count_tables(connection, snapshot.tables))
+        facts["tables"] = counts.found()
         facts["materialized_views"] = count_materialized_views(connection, snapshot.tables)
         facts["sequences"] = read_sequences(connection)
     return facts
@@ -120,6 +121,9 @@ def differences(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str
         told, real = manifest["database"][key], facts["database"][key]
         if told != real:
             yield f"the {words} is {told} in the backup and {real} now"
+    says, real = (side["database"].get("environment") for side in (manifest, facts))
+    if says != real:
+        yield f"the backup is of a database that says it is {says}, this one says {real}"
     yield from _table_differences(manifest["tables"], facts["tables"], same_major)
     yield from _sequence_differences(manifest["sequences"], facts["sequences"])
     yield from _view_differences(manifest["materialized_views"], facts["materialized_views"])

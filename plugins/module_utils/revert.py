@@ -66,7 +66,7 @@ def revert(
     """
     todo = list(reverts)
     outcome = Outcome()
-    ledger.ensure_ledger(connection)
+    ledger.ensure_ledger(connection, who)
     watch = SchemaWatch(connection) if len(todo) <= WATCHED else None
     for one in todo:
         try:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils.adoption import announced
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import instant
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import would_lose
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
+from ansible_collections.habitat.runbook.plugins.module_utils.salvage_screen import command as salvage_command
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import header, labelled, refusal
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
     columns,
@@ -50,8 +52,8 @@ def choices(data: dict[str, Any]) -> str:
     """What can be gone back to, and the commands for it.
 
     data: env, database, now (seconds since the epoch); backups, newest first: id, taken_at, size, ledger_version,
-    verified, problems, written (exact, rows or None, and uncertain and uncounted where known); copies: name, kind,
-    run_id, size, version or None; reversible, newest first: version, name.
+    verified, problems, restore_seconds, written (exact, rows or None, and uncertain and uncounted where known); copies:
+    name, kind, run_id, size, version or None; reversible, newest first: version, name.
     """
     backups, copies = data["backups"], data["copies"]
     kept = f"{len(copies)} {'copy' if len(copies) == 1 else 'copies'} kept inside the server"
@@ -81,10 +83,16 @@ def _backup_rows(backups: list[dict[str, Any]], now: float) -> list[list[str]]:
     for one in backups:
         taken = f"{moment(one['taken_at'])}, {_ago(one['taken_at'], now)}" if one["taken_at"] else "-"
         length = "-" if one["size"] is None else size(one["size"])
-        verified = "yes" if one["verified"] else "NO"
         schema = one["ledger_version"] or "-"
-        rows.append([printable(one["id"]), taken, length, schema, verified, written_cell(one["written"])])
+        rows.append([printable(one["id"]), taken, length, schema, _verified(one), written_cell(one["written"])])
     return rows
+
+
+def _verified(one: dict[str, Any]) -> str:
+    if not one["verified"]:
+        return "NO"
+    seconds = one["restore_seconds"]
+    return "read" if seconds is None else f"restored, {duration(seconds)}"
 
 
 def _ago(taken_at: str, now: float) -> str:
@@ -130,14 +138,15 @@ def rollback_plan(data: dict[str, Any]) -> str:
     """What going back to a backup or a kept copy will do, and what happens when it fails.
 
     data: run, database, host, server as for screens.header; source (kind "backup" or "copy", id, taken_at or None,
-    size, ledger_version), current, removed and returning (version, name), written, settings (lines), kept_as, running,
-    notes (lines about what is odd).
+    size, ledger_version), adopts (see adoption.adoption), current, removed and returning (version, name), written,
+    settings (lines), kept_as, running, notes (lines about what is odd).
     """
     source, backup = data["source"], data["source"]["kind"] == "backup"
     taken = f", taken {moment(source['taken_at'])} UTC" if source["taken_at"] else ""
     what = f"{source['kind']} {printable(source['id'])} ({size(source['size'])}{taken})"
     way = f"schema {data['current'] or 'empty'} -> {source['ledger_version'] or 'empty'}"
     lines = [header(data), labelled("ROLLBACK", f"{way}, from {what}")]
+    lines += announced(data["adopts"], data["run"]["operator"]) if data["adopts"] else []
     lines += [
         f"  {words}: {', '.join(_named(one) for one in data[key])}"
         for key, words in (("removed", "migrations that go"), ("returning", "migrations that come back"))
@@ -151,10 +160,15 @@ def rollback_plan(data: dict[str, Any]) -> str:
     running = f"{', '.join(data['running'])}" if data["running"] else "none is running"
     lines.append(f"  services to stop: {running}")
     if backup:
-        lines.append("  it is restored and compared beside the live database before the services stop")
+        lines.append(f"  it is restored and compared beside the live database before the services stop{_took(source)}")
     lines.append("  if it fails: any failure before the swap leaves the database as it is")
     lines.append(f"  after the swap: the former database is kept as {printable(data['kept_as'])}, nothing is dropped")
     return "\n".join(lines)
+
+
+def _took(source: dict[str, Any]) -> str:
+    seconds = source["restore_seconds"]
+    return "" if seconds is None else f"; that took {duration(seconds)} when it was taken"
 
 
 def _named(one: dict[str, Any]) -> str:
@@ -202,7 +216,8 @@ def swapped(data: dict[str, Any]) -> str:
 
 
 def left_out(data: dict[str, Any]) -> str:
-    """What only the kept database holds, counted after the swap; data: kept_as, written."""
+    """What only the kept database holds, counted after the swap; data: kept_as, written, and env where a backup was
+    put back."""
     written, kept = data["written"], printable(data["kept_as"])
     if written is None:
         return labelled("LEFT OUT", f"could not be counted; whatever was written since is in {kept}")
@@ -217,6 +232,8 @@ def left_out(data: dict[str, Any]) -> str:
         lines = [labelled("LEFT OUT", f"no new row is known, but {kept} differs in these tables:")]
     lines += [*by_table(written, ("ROWS RESTORED", "ROWS KEPT")), *doubts(written)]
     lines.append(f"  to look at them: psql -d {shlex.quote(kept)}")
+    if data.get("env"):
+        lines += ["  to bring them back:", f"  {salvage_command(data['env'], kept=kept)}"]
     lines.append(f"  when nobody needs it any more: DROP DATABASE {quoted(kept)};")
     return "\n".join(lines)
 

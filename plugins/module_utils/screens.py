@@ -79,7 +79,7 @@ def holder(known: dict[str, Any]) -> str:
 
 # What a backup and the comparison of a restored one ask of every table, see snapshot.py.
 _COUNTED = re.compile(r"SELECT pg_catalog\.count\(\*\) AS rows.* FROM (?:ONLY )?(.+?)(?: AS x)?$")
-_JOBS = {"backup": "BACKUP", "restore": "RESTORE", "applied": "APPLY", "reverted": "REVERT"}
+_JOBS = {"backup": "BACKUP", "copy": "COPY", "restore": "RESTORE", "applied": "APPLY", "reverted": "REVERT"}
 
 
 def progress(job: str, seconds: float, rows: list[dict[str, Any]]) -> str:
@@ -312,10 +312,16 @@ def _schema(version: str | None) -> str:
 
 
 def backup(data: dict[str, Any]) -> str:
-    """The proved backup; data: backup (id, size, sha256), seconds."""
+    """The proved backup; data: backup (id, size, sha256, restore_seconds), seconds."""
     one = data["backup"]
-    proof = f"read back whole, sha256 {one['sha256'][:8]}..."
+    proof = f"{_proof(one['restore_seconds'])}, sha256 {one['sha256'][:8]}..."
     return labelled("BACKUP", f"{one['id']}   {size(one['size'])}   {duration(data['seconds'])}   {proof}")
+
+
+def _proof(restore_seconds: float | None) -> str:
+    if restore_seconds is None:
+        return "read back whole, not restored"
+    return f"restored and compared in {duration(restore_seconds)}"
 
 
 def stopping(data: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils import identity
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
     BackupError,
     qualified,
@@ -80,7 +81,9 @@ SELECT pg_catalog.current_setting('server_version') AS server_version,
 _IDENTITY = """
 SELECT c.system_identifier::text AS system_identifier, d.oid::bigint AS database_oid,
        pg_catalog.pg_snapshot_xmin(s)::text AS xmin, pg_catalog.pg_snapshot_xmax(s)::text AS xmax,
-       ARRAY(SELECT x::text FROM pg_catalog.pg_snapshot_xip(s) AS x) AS xip
+       ARRAY(SELECT x::text FROM pg_catalog.pg_snapshot_xip(s) AS x) AS xip,
+       CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+            ELSE pg_catalog.pg_current_wal_lsn() END::text AS lsn
 FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d, pg_catalog.pg_current_snapshot() s
 WHERE d.datname = pg_catalog.current_database()"""
 
@@ -294,14 +297,16 @@ def read_facts(connection: psycopg.Connection) -> dict[str, Any]:
     """What the manifest tells about the database as a whole, but for ``database.properties``.
 
     ``snapshot`` says of which server and database it is true, and which transactions it sees: ``xmin``, ``xmax`` and
-    the top-level ones in between that were running, ``xip``, as pg_current_snapshot() has them.
+    the top-level ones in between that were running, ``xip``, as pg_current_snapshot() has them; ``lsn`` is the end of
+    the WAL a moment after it was taken, so everything it sees is before.
     """
     facts = query(connection, _FACTS)[0]
     versions = None
     if facts.pop("has_ledger"):
         rows = query(connection, "SELECT version::text AS version FROM public.schema_migrations")
         versions = sorted_versions(row["version"] for row in rows)
-    described = {"database": query(connection, _DATABASE)[0], "snapshot": read_identity(connection)}
+    database = {**query(connection, _DATABASE)[0], "environment": identity.read(connection)}
+    described = {"database": database, "snapshot": read_identity(connection)}
     return {**facts, **described, "ledger_versions": versions}
 
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils import account, screens
+from ansible_collections.habitat.runbook.plugins.module_utils import account, backup_screens, screens
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
@@ -31,12 +32,13 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
 
     facts: env, host, database, migrations (result of schema_migrations_info), around (result of
     session_info), services (running, stopped, start_with), probes,
-    successes (good answers wanted), backups, last_run (report.json of the newest run, or None).
+    successes (good answers wanted), backups, last_drill (or None), last_run (report.json of the newest run, or None).
     """
     migrations = facts["migrations"]
     data = {
-        **{name: facts[name] for name in ("env", "host", "database", "services", "probes", "backups")},
-        "last_run": facts["last_run"],
+        **{name: facts[name] for name in ("env", "host", "database", "services", "probes")},
+        "backups": [one for one in facts["backups"] if _is_own(one, facts)],
+        **{name: facts[name] for name in ("last_run", "last_drill")},
         **{name: migrations[name] for name in ("current", "versions", "refusals", "warnings_in_files")},
         **{name: facts["around"][name] for name in ("holder", "copies", "history", "kept_out", "interrupted")},
         "healthy": all(probe["good"] >= facts["successes"] for probe in facts["probes"]),
@@ -45,12 +47,17 @@ def build(facts: dict[str, Any]) -> dict[str, Any]:
     return dict(data, next=next_step(data))
 
 
-def status(data: dict[str, Any]) -> str:
-    """The status table; data is what ``-e output=json`` prints.
+def _is_own(backup: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether a backup is this database's; a broken one may not tell."""
+    return backup["environment"] in (None, facts["env"]) and backup["database"] in (None, facts["database"])
+
+
+def status(data: dict[str, Any], now: datetime) -> str:
+    """The status table; data is what ``-e output=json`` prints, now a time with its zone.
 
     Keys: env, host, database, current, versions, refusals, warnings_in_files, holder, services (running, stopped,
-    start_with), probes, healthy, last_run (or None), backups, copies, history, kept_out, interrupted,
-    long_transactions, next.
+    start_with), probes, healthy, last_run (or None), backups, last_drill (or None), copies, history, kept_out,
+    interrupted, long_transactions, next.
     """
     lines = [f"{data['env']} / {data['database']}   schema {data['current'] or 'empty'}   {_health(data)}"]
     lines += columns(_versions(data["versions"])) if data["versions"] else ["  no migration, neither file nor row"]
@@ -69,7 +76,8 @@ def status(data: dict[str, Any]) -> str:
         lines.append(labelled("ACCESS", f"{', '.join(data['kept_out'])} may not connect{_by_whom(data['holder'])}"))
     for one in data["long_transactions"]:
         lines.append(labelled("LONG", f"transaction open for {duration(one['seconds'])}: {session(one)}"))
-    lines.append(labelled("BACKUPS", _backups(data["backups"])))
+    lines += backup_screens.listed(data["backups"])
+    lines += backup_screens.last_drill(data["last_drill"], data["backups"], data["env"], now)
     lines += _copies(data["copies"])
     lines += _history(data["history"])
     lines.append(labelled("LAST RUN", _last_run(data["last_run"])))
@@ -119,25 +127,13 @@ def _interrupted(one: dict[str, Any]) -> str:
     )
 
 
-def _backups(backups: list[dict[str, Any]]) -> str:
-    verified = [one for one in backups if one["verified"]]
-    broken = [one for one in backups if not one["verified"]]
-    parts = []
-    if verified:
-        newest = verified[0]
-        taken = f"{size(newest['size'])}, {moment(newest['taken_at'])} UTC"
-        parts.append(f"{len(verified)} verified, newest {newest['id']} ({taken})")
-    if broken:
-        parts.append(f"{len(broken)} NOT usable: {', '.join(one['id'] for one in broken[:3])}")
-    return "; ".join(parts) or "none"
-
-
 def _copies(copies: list[dict[str, Any]]) -> list[str]:
     """Databases kept from before a swap, restore points and half-made restores: they take room."""
     words = {
         "before": "kept from before a swap",
         "point": "restore point",
         "restore": "half restored, the next run removes it",
+        "verify": "a backup's proof that was cut off, the next backup removes it",
     }
     rows = [[printable(one["name"]), size(one["size"]), words[one["kind"]]] for one in copies]
     lines = columns(rows, indent=" " * _LABEL)
@@ -186,7 +182,7 @@ def next_step(data: dict[str, Any]) -> str:
         return wrong
     if any(one["state"] in ("pending", "partial") for one in data["versions"]):
         return f"ansible-playbook migrate.yml -e env={env}"
-    return "nothing to do"
+    return backup_screens.after_failed_drill(data["last_drill"], data["backups"], env) or "nothing to do"
 
 
 def _let_in(data: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
 from ansible_collections.habitat.runbook.plugins.module_utils.written_table import rows_text
 
 SUCCEEDED = "succeeded"
@@ -26,7 +27,7 @@ SWAP_DONE, SWAP_FAILED, SWAP_UNKNOWN = "done", "failed", "unknown"
 # Classes of SQLSTATE (PostgreSQL documentation, appendix A): connection, transaction rollback, resources, object not
 # in prerequisite state (lock not available), operator intervention, system error, internal error.
 _AROUND_THE_FILE = ("08", "40", "53", "55", "57", "58", "XX")
-_REPEATED = ("target", "backup", "to", "steps", "accept_data_loss", "confirm")
+_REPEATED = ("target", "backup", "to", "steps", "accept_data_loss", "adopt_identity", "reason", "confirm")
 _ACCEPT = "-e accept_data_loss=true"
 _CONNECTION_LOST = "the connection to the server was lost"
 
@@ -214,8 +215,14 @@ def _way_back(facts: dict[str, Any]) -> str:
         return f"to undo this rollback: {_roll_back(facts, facts['kept_as'])}"
     begun = facts["failure"] is not None and bool(facts["failure"]["done"])
     if facts["backup"] and (begun or facts["to_version"] != facts["from_version"]):
-        return f"to go back: {_roll_back(facts, facts['backup']['id'], env=False)}"
+        return f"to go back{_lasts(facts['backup'])}: {_roll_back(facts, facts['backup']['id'], env=False)}"
     return _status(facts)
+
+
+def _lasts(backup: dict[str, Any]) -> str:
+    """How long restoring it took when it was proved, as far as that is known."""
+    seconds = backup["restore_seconds"]
+    return "" if seconds is None else f" (restoring took {duration(seconds)} when it was tried)"
 
 
 def _correct(facts: dict[str, Any]) -> str:

@@ -11,10 +11,14 @@ from typing import Any
 
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import checks, history, ledger, manifest
+from ansible_collections.habitat.runbook.plugins.module_utils.adoption import adoption
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import LATEST, latest
+from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import find_tools
+from ansible_collections.habitat.runbook.plugins.module_utils.comparison import refuse_environment
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import (
     BEFORE,
     RESTORE,
+    VERIFY,
     Copy,
     copy_name,
     list_copies,
@@ -27,6 +31,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.properties import 
     missing_roles,
     read_properties,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.restore_comparison import major
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import ConnectTo
 from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
 from ansible_collections.habitat.runbook.plugins.module_utils.written_since import count_newer, count_written
@@ -56,8 +61,8 @@ def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[st
     """What going back to ``given["backup"]`` means; see RETURN of rollback_info for the keys.
 
     given: login_db, env, backup_dir, bin_dir, programs_in (id of the database's container or None), room (bytes free
-    for its data, or why that is not known), run_id, backup (an id, a copy's name, or "latest"). What stands in the way
-    is returned as ``refusals``.
+    for its data, or why that is not known), run_id, backup (an id, a copy's name, or "latest"), adopt_identity and
+    reason (or None). What stands in the way is returned as ``refusals``.
     """
     server, sessions = checks.read_server(connection), checks.read_sessions(connection)
     known = ledger.read_ledger(connection)
@@ -69,6 +74,9 @@ def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[st
         "current": manifest.latest_version(applied),
         "kept_as": copy_name(given["login_db"], BEFORE, given["run_id"]),
     }
+    elsewhere = refuse_environment(known, given["env"])
+    if elsewhere:
+        return {**found, "source": None, "refusals": [asdict(one) for one in elsewhere]}
     try:
         source, versions, more, about_it = _source(connection, connect_to, given, server)
     except Refused as refused:
@@ -80,6 +88,8 @@ def choose(connection: psycopg.Connection, connect_to: ConnectTo, given: dict[st
     for key, those in listed.items():
         found[key] = [{"version": version, "name": names[version]} for version in sorted_versions(those)]
     found["notes"] = [one.text for one in looked if one.state == "warn"]
+    if given["adopt_identity"] and not more["adopts"]:
+        found["notes"].append(f"adopt_identity is not needed, {source['id']} is of {given['env']} already")
     if known["foreign"]:
         found["notes"].append(f"which migrations are applied now is not known: {known['foreign']}")
     failed = [{"what": one.text, "found": "", "next": one.next} for one in looked if one.state == "fail"]
@@ -109,21 +119,33 @@ def _source(
         if "error" in described:
             raise Refused(f"the copy {copy.name} cannot be read", described["error"], "")
         source = {"kind": "copy", "id": copy.name, "taken_at": None, "size": copy.size}
-        return dict(source, ledger_version=described["version"]), described["names"], _nothing_counted(), []
+        more: dict[str, Any] = {
+            "written": None,
+            "settings": [],
+            "adopts": adoption(f"copy {copy.name}", described["environment"], given),
+        }
+        return dict(source, ledger_version=described["version"]), described["names"], more, []
     one = _chosen_backup(connection, given)
     told = _manifest(given, one["id"])
+    adopts = adoption(f"backup {one['id']}", manifest_environment(told), given)
+    if one["database"] != given["login_db"] and not adopts:
+        what = f"backup {one['id']} is of database {one['database']}, not of {given['login_db']}"
+        raise Refused(what, "", "choose another one")
     now = read_properties(connection, given["login_db"])
-    source = {"kind": "backup", **{key: one[key] for key in ("id", "taken_at", "size", "ledger_version", "dump")}}
+    shown = ("id", "taken_at", "size", "ledger_version", "restore_seconds", "dump")
+    source = {"kind": "backup", **{key: one[key] for key in shown}}
     more = {
         "written": asdict(count_written(connection, [told])[0]),
         "settings": differences(told["database"]["properties"], now),
+        "adopts": adopts,
     }
     # A manifest has the versions alone.
     return source, dict.fromkeys(told["ledger_versions"] or ()), more, _check_backup(connection, given, told, server)
 
 
-def _nothing_counted() -> dict[str, Any]:
-    return {"written": None, "settings": []}
+def manifest_environment(told: dict[str, Any]) -> str:
+    """The environment a backup is of: as its database said, else as the run said that took it."""
+    return str(told["database"].get("environment") or told["environment"])
 
 
 def _chosen_backup(connection: psycopg.Connection, given: dict[str, Any]) -> dict[str, Any]:
@@ -136,16 +158,13 @@ def _chosen_backup(connection: psycopg.Connection, given: dict[str, Any]) -> dic
         raise Refused(str(error), "", "leave -e backup= out to see what there is") from error
     if not one["verified"]:
         raise Refused(f"backup {one['id']} cannot be used", "; ".join(one["problems"]), "choose another one")
-    for key, wanted in (("environment", given["env"]), ("database", given["login_db"])):
-        if one[key] != wanted:
-            raise Refused(f"backup {one['id']} is of {key} {one[key]}, not of {wanted}", "", "choose another one")
     return one
 
 
 def _check_backup(
     connection: psycopg.Connection, given: dict[str, Any], told: dict[str, Any], server: dict[str, Any]
 ) -> list[checks.Check]:
-    found = [checks.check_tools(given["bin_dir"], server["number"], given["programs_in"])]
+    found = [_check_programs(given, told, server)]
     missing = missing_roles(connection, told["database"]["properties"], told["database"]["owner"])
     if missing:
         text = f"the backup needs roles that are not there: {', '.join(missing)}"
@@ -154,6 +173,18 @@ def _check_backup(
         # What a database needs is known best of the one that is there; a dump says little about it.
         where = "the server's data folder"
         found.append(checks.check_room(given["room"], server["size"], "space for the restored database", where))
+    return found
+
+
+def _check_programs(given: dict[str, Any], told: dict[str, Any], server: dict[str, Any]) -> checks.Check:
+    """The programs are not older than the server, nor than those that made the dump."""
+    found = checks.check_tools(given["bin_dir"], server["number"], given["programs_in"])
+    if found.state == "fail":
+        return found
+    tools, needed = find_tools(given["bin_dir"], server["number"], given["programs_in"]), major(told["pg_dump_version"])
+    if major(tools.version) < needed:
+        text = f"pg_restore {tools.version}{tools.place} cannot read a dump by pg_dump {told['pg_dump_version']}"
+        return checks.Check("fail", text, f"install the client programs of PostgreSQL {needed} or set habitat_pg_bin")
     return found
 
 
@@ -169,13 +200,15 @@ def _manifest(given: dict[str, Any], backup: str) -> dict[str, Any]:
 
 
 def _copies(connection: psycopg.Connection, given: dict[str, Any]) -> list[Copy]:
-    return [copy for copy in list_copies(connection, given["login_db"]) if copy.kind != RESTORE]
+    return [copy for copy in list_copies(connection, given["login_db"]) if copy.kind not in (RESTORE, VERIFY)]
 
 
 def _copy(connect_to: ConnectTo, copy: Copy) -> dict[str, Any]:
     try:
         with connect_to(copy.name) as connection:
-            names = {row["version"]: row.get("name") for row in ledger.read_ledger(connection)["rows"]}
+            known = ledger.read_ledger(connection)
     except psycopg.Error as error:
         return {**asdict(copy), "version": None, "names": {}, "error": " ".join(str(error).split())}
-    return {**asdict(copy), "version": manifest.latest_version(names), "names": names}
+    names = {row["version"]: row.get("name") for row in known["rows"]}
+    said = {"version": manifest.latest_version(names), "names": names, "environment": known["environment"]}
+    return {**asdict(copy), **said}

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils import ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import history, identity, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.row_versions import (
     Buckets,
     Group,
@@ -44,7 +44,7 @@ from psycopg.rows import tuple_row
 if TYPE_CHECKING:
     import psycopg
 
-_LEDGER = (ledger.TABLE, ledger.PROGRESS, f"{ledger.TABLE}_history")
+_LEDGER = (ledger.TABLE, ledger.PROGRESS, history.TABLE, identity.TABLE)
 
 # Feature not supported (a table access method without xmin), deadlock, schema gone, not allowed (rights and row
 # security), table gone, lock not available: they concern one table, and the others can still be counted.

@@ -8,12 +8,14 @@ DOCUMENTATION = r"""
 module: database_backup
 short_description: Take a proved backup of a database
 description:
-  - Dumps a database with C(pg_dump) in the custom format, compressed with zstd where the client can do that, reads the
-    dump back whole, and only then gives it its name and writes a manifest beside it.
+  - Dumps a database with C(pg_dump), compressed with zstd where the client can do that, and proves the dump - restores
+    it into the new database C(<database>_verify_<run id>), compares that with what was dumped and drops it again. Only
+    then the dump gets its name, and a manifest is written beside it.
   - The manifest holds what a restored copy can be compared with, taken in the snapshot of the dump itself - the
     number of rows and a digest of every table, the values of sequences, a hash of the schema, the versions in the
     ledger, and the database's encoding, locale, owner and extensions. It also holds what no dump of the contents
-    brings along - the database's settings, access rights, comment and connection limit.
+    brings along - the database's settings, access rights, comment and connection limit - and how long restoring took.
+  - The server's roles, memberships and tablespaces are written beside it as SQL, without passwords.
   - The database stays in use meanwhile. Tables are locked in C(ACCESS SHARE) mode, which stops schema changes only.
   - A backup is refused rather than incomplete, for example when row-level security would hide rows.
   - When the module fails or is killed, nothing stays under a final name, and C(pg_dump) and its session end with it.
@@ -32,6 +34,12 @@ options:
       - The sessions of the backup have the application name C(runbook/<run_id>).
     type: str
     required: true
+  another:
+    description:
+      - Whether this is one more backup of the same run, such as the one after its migrations.
+      - Its id is not C(<env>-<run_id>) then but has the time of its own beginning in it.
+    type: bool
+    default: false
   env:
     description: Environment the database belongs to. The backup's id is C(<env>-<run_id>).
     type: str
@@ -46,6 +54,39 @@ options:
     description:
       - Folder of C(pg_dump) and C(pg_restore), by default they are looked up on E(PATH).
       - When they are not there or are older than the server, those inside the database's O(container) are used.
+    type: path
+  form:
+    description:
+      - V(custom) is one file. V(directory) is a folder of files, which O(jobs) sessions of C(pg_dump) write at once; it
+        needs the programs on the host.
+    type: str
+    choices: [custom, directory]
+    default: custom
+  compression:
+    description: Left out, it is V(zstd) where C(pg_dump) can do that, else V(gzip).
+    type: str
+    choices: [zstd, gzip, none]
+  jobs:
+    description:
+      - Number of sessions that count rows, dump in the directory form and restore for the proof, at most.
+      - As many as the host has processors, at most 4, when V(0).
+    type: int
+    default: 0
+  proof:
+    description:
+      - How the dump is proved. V(restore) restores it beside the database and compares schema, rows, digests and
+        sequences; this needs room for the database once more and a role that may create databases.
+      - V(read) reads it back whole, which does not show that it can be restored.
+    type: str
+    choices: [restore, read]
+    default: restore
+  tag:
+    description: A word for this backup, such as V(before-sale). A backup with a tag is never removed by retention.
+    type: str
+  data_dir:
+    description:
+      - Data folder of the server when it is on this host, to see whether there is room for the proof. With O(container)
+        that is seen without it.
     type: path
   operator:
     description: Person behind the run, written into the manifest.
@@ -114,7 +155,20 @@ backup:
       type: str
       sample: /var/backups/habitat/staging-20261122t100211z-k3f.dump
     compression:
-      description: V(zstd) or V(gzip).
+      description: V(zstd), V(gzip) or V(none).
+      type: str
+    form:
+      description: V(custom) or V(directory).
+      type: str
+    proof:
+      description: How the dump was proved, V(restore) or V(read).
+      type: str
+    restore_seconds:
+      description: How long restoring and comparing it took; V(null) when it was read only.
+      type: float
+      sample: 12.4
+    tag:
+      description: Its tag, V(null) without one.
       type: str
     size:
       description: Size of the dump in bytes.
@@ -144,7 +198,7 @@ backup:
       description: Number of rows in all tables.
       type: int
 seconds:
-  description: How long it took, reading back included.
+  description: How long it took, the proof included.
   returned: success and not in check mode
   type: float
 database_bytes:
@@ -167,18 +221,28 @@ from ansible_collections.habitat.runbook.plugins.module_utils import jobs
 from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
     container_of,
+    data_room,
     database_argument_spec,
+    most_jobs,
     open_connection,
     require_psycopg,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.inputs import new_run_id
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, backup_id, latest_version
 from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
 
 OPTIONS = {
     "run_id": {"type": "str", "required": True},
+    "another": {"type": "bool", "default": False},
     "env": {"type": "str", "required": True},
     "backup_dir": {"type": "path", "required": True},
     "bin_dir": {"type": "path"},
+    "form": {"type": "str", "choices": ["custom", "directory"], "default": "custom"},
+    "compression": {"type": "str", "choices": ["zstd", "gzip", "none"]},
+    "jobs": {"type": "int", "default": 0},
+    "proof": {"type": "str", "choices": ["restore", "read"], "default": "restore"},
+    "tag": {"type": "str"},
+    "data_dir": {"type": "path"},
     "operator": {"type": "str", "default": "unknown"},
     "run_dir": {"type": "path"},
     "wait": {"type": "float"},
@@ -190,7 +254,10 @@ def summary(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     told = {key: manifest[key] for key in ("id", "taken_at", "schema_sha256")}
     return {
         **told,
-        **{key: manifest["dump"][key] for key in ("compression", "size", "sha256")},
+        **{key: manifest["dump"][key] for key in ("form", "compression", "size", "sha256")},
+        "proof": manifest["proof"]["kind"],
+        "restore_seconds": manifest["proof"]["restore_seconds"],
+        "tag": manifest["tag"],
         "dump": str(folder / manifest["dump"]["file"]),
         "database": manifest["database"]["name"],
         "ledger_version": latest_version(manifest["ledger_versions"] or ()),
@@ -201,21 +268,32 @@ def summary(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def backup(module: AnsibleModule) -> dict[str, Any]:
     """Take the backup, or in check mode say which one it would be. Raises BackupError."""
-    from ansible_collections.habitat.runbook.plugins.module_utils import dump, lock_session, run_folder
+    from ansible_collections.habitat.runbook.plugins.module_utils import dump, identity, lock_session, run_folder
 
     given = module.params
     backup_id(given["env"], given["run_id"])
     folder = Path(given["backup_dir"]).absolute()
     timeouts = {"lock_timeout": f"{dump.LOCK_WAIT_MS}ms", "statement_timeout": "0"}
+    room = data_room(module)
+    how = dump.How(
+        jobs=most_jobs(given["jobs"]),
+        room=room if isinstance(room, int) else None,
+        container=container_of(module),
+        by_run=given["run_id"],
+        **{key: given[key] for key in ("form", "compression", "proof", "tag", "bin_dir")},
+    )
     with open_connection(module, connection_parameters(module, given["run_id"], **timeouts)) as connection:
-        where = (connection, folder, given["env"], given["run_id"])
-        programs = {"bin_dir": given["bin_dir"], "container": container_of(module)}
+        elsewhere = identity.contradiction(identity.read(connection), given["env"])
+        if elsewhere:
+            raise BackupError(f"{elsewhere[0]}; {elsewhere[2]}")
+        named = new_run_id() if given["another"] else given["run_id"]
+        where = (connection, folder, given["env"], named)
         if module.check_mode:
-            plan = dump.plan_backup(*where, **programs)
+            plan = dump.plan_backup(*where, how)
             return {"database_bytes": plan.pop("database_bytes"), "backup": plan}
         lock_session.require(connection, given["login_db"], given["run_dir"], given["run_id"])
         with run_folder.step_of(given["run_dir"], "BACKUP") as told:
-            taken = dump.take_backup(*where, taken_by=given["operator"], **programs)
+            taken = dump.take_backup(*where, given["operator"], how)
             told["backup"] = taken.manifest["id"]
     for warning in taken.warnings:
         module.warn(warning)

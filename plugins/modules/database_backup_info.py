@@ -25,6 +25,12 @@ options:
     description: Read every dump and compare it with its checksum, which takes as long as reading it takes.
     type: bool
     default: false
+  state_dir:
+    description: Folder of all runs on the host; with it and O(database) the last drill is told, too.
+    type: path
+  database:
+    description: Name of the database whose last drill is told.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -83,6 +89,18 @@ backups:
       description: Highest version in the ledger, V(null) without a ledger.
       type: str
       sample: "07"
+    form:
+      description: V(custom) or V(directory); then the dump is a folder.
+      type: str
+    tag:
+      description: The word the backup was tagged with, V(null) without one; tagged backups are not removed.
+      type: str
+    proof:
+      description: How it was proved when it was taken, V(restore) or V(read).
+      type: str
+    restore_seconds:
+      description: How long restoring and comparing took when it was taken; V(null) when it was only read back.
+      type: float
     verified:
       description:
         - Whether the manifest is whole and the dump has the size it tells.
@@ -92,11 +110,20 @@ backups:
       description: What is wrong with the backup.
       type: list
       elements: str
+last_drill:
+  description:
+    - The last drill of the database, with id, at, ok, seconds, error, operator and run_id; null when there was none.
+    - See M(habitat.runbook.backup_drill).
+  returned: with O(state_dir)
+  type: dict
 """
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.habitat.runbook.plugins.module_utils.drill_record import read_last
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, find_backup, list_backups
 
 
@@ -105,14 +132,20 @@ def main() -> None:
         "backup_dir": {"type": "path", "required": True},
         "id": {"type": "str"},
         "check": {"type": "bool", "default": False},
+        "state_dir": {"type": "path"},
+        "database": {"type": "str"},
     }
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    together = [("state_dir", "database")]
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, required_together=together)
     folder, asked, check = (module.params[key] for key in ("backup_dir", "id", "check"))
     try:
         backups = [find_backup(folder, asked, check)] if asked else list_backups(folder, check)
     except BackupError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, backups=[asdict(backup) for backup in backups])
+    result: dict[str, Any] = {"backups": [asdict(backup) for backup in backups]}
+    if module.params["state_dir"]:
+        result["last_drill"] = read_last(Path(module.params["state_dir"]), module.params["database"])
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,12 @@ options:
     description: Name of a restore point that stays.
     type: str
     default: ""
+  kinds:
+    description: Which copies are removed; V(restore) means what was restored to prove a backup, too.
+    type: list
+    elements: str
+    choices: [point, restore]
+    default: [point, restore]
   run_dir:
     description: Folder of the run on the host. The module works only while this run holds the run lock.
     type: path
@@ -65,7 +71,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import 
 def remove(module: AnsibleModule) -> list[str]:
     from ansible_collections.habitat.runbook.plugins.module_utils import copies, lock_session, run_folder
 
-    given, kinds = module.params, (copies.POINT, copies.RESTORE)
+    given = module.params
+    kinds = [*given["kinds"], *([copies.VERIFY] if copies.RESTORE in given["kinds"] else [])]
     connect = connection_parameters(module, given["run_id"], lock_timeout="30s", statement_timeout="0")
     with open_connection(module, dict(connect, dbname=lock_session.LOCK_DATABASE)) as admin:
         if module.check_mode:
@@ -82,6 +89,12 @@ def main() -> None:
         env={"type": "str", "required": True},
         run_id={"type": "str", "required": True},
         keep={"type": "str", "default": ""},
+        kinds={
+            "type": "list",
+            "elements": "str",
+            "choices": ["point", "restore"],
+            "default": ["point", "restore"],
+        },
         run_dir={"type": "path", "required": True},
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)

@@ -111,7 +111,6 @@ removed:
 
 import contextlib
 import functools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +122,12 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     connection_parameters,
     container_of,
     database_argument_spec,
+    most_jobs,
     open_connection,
     require_psycopg,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, find_backup, read
 from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import Ended
-
-_MOST_JOBS = 4
 
 
 def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def restore(module: AnsibleModule, name: str) -> dict[str, Any]:
         lock_session.require(admin, given["login_db"], given["run_dir"], given["run_id"])
         with run_folder.step_of(given["run_dir"], "RESTORE"):
             removed = copies.drop_copies(admin, given["login_db"], [RESTORE])
-            jobs = tools.jobs(given["jobs"] or min(_MOST_JOBS, os.cpu_count() or 1))
+            jobs = tools.jobs(most_jobs(given["jobs"]))
             if jobs < given["jobs"]:
                 module.warn(f"pg_restore{tools.place} reads a stream: it has {jobs} job, not {given['jobs']}")
             done = restore_backup(admin, functools.partial(connect_to, connect), tools, dump, told, name, jobs)

@@ -14,6 +14,7 @@ description:
   - Sessions in the database are ended. Whoever connects meanwhile waits, is refused once, and reaches the new database
     at the next attempt.
   - The history of the database goes on in the copy, with an entry about this swap.
+  - A copy that says it is of another environment is swapped in only when it is adopted.
 options:
   incoming:
     description: Name of the copy, on the same server.
@@ -23,6 +24,12 @@ options:
     description: What the copy is, for the history, such as the id of the backup it was restored from.
     type: str
     required: true
+  adopted_from:
+    description: Environment the copy is of; from now on it is one of O(env), as its own table and its history say.
+    type: str
+  reason:
+    description: Why it is adopted, written into both.
+    type: str
   run_dir:
     description:
       - Folder of the run on the host.
@@ -109,6 +116,8 @@ OPTIONS = {
     "run_id": {"type": "str", "required": True},
     "incoming": {"type": "str", "required": True},
     "source": {"type": "str", "required": True},
+    "adopted_from": {"type": "str"},
+    "reason": {"type": "str"},
     "run_dir": {"type": "path"},
     "operator": {"type": "str", "default": "unknown"},
     "origin": {"type": "str", "default": "unknown"},
@@ -122,14 +131,19 @@ def swap(module: AnsibleModule, connect: dict[str, Any]) -> dict[str, Any]:
     given = module.params
     with connect_to(connect, lock_session.LOCK_DATABASE) as connection:
         lock_session.require(connection, given["login_db"], given["run_dir"], given["run_id"])
-    who = Run(given["run_id"], given["operator"], given["origin"])
+    who = Run(given["run_id"], given["operator"], given["origin"], given["env"])
+    adopted = (given["adopted_from"], given["reason"])
     with run_folder.step_of(given["run_dir"], "SWAP", incoming=given["incoming"]):
         to = functools.partial(connect_to, connect)
-        return put_back.put_back(to, given["login_db"], given["incoming"], who, given["source"])
+        return put_back.put_back(to, given["login_db"], given["incoming"], who, given["source"], *adopted)
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={**database_argument_spec(), **OPTIONS}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**database_argument_spec(), **OPTIONS},
+        supports_check_mode=True,
+        required_together=[("adopted_from", "reason")],
+    )
     require_psycopg(module)
     import psycopg
 

@@ -85,14 +85,15 @@ def look(module: AnsibleModule) -> list[dict[str, Any]]:
     from ansible_collections.habitat.runbook.plugins.module_utils import copies, lock_session, progress
 
     given = module.params
-    places = {
-        "backup": given["login_db"],
-        "restore": copies.copy_name(given["login_db"], copies.RESTORE, given["run_id"]),
-    }
+    verify, restore = (
+        copies.copy_name(given["login_db"], kind, given["run_id"]) for kind in (copies.VERIFY, copies.RESTORE)
+    )
+    # While a backup is being proved there is a copy, and before that there is none.
+    places = {"backup": [verify, given["login_db"]], "restore": [restore]}
     connect = connection_parameters(module, given["run_id"], statement_timeout="5s")
     # Not that of the run's working sessions: those are what is looked at.
     connect["application_name"] = f"runbook-look/{given['run_id']}"
-    for name in filter(None, (places.get(given["name"]), lock_session.LOCK_DATABASE)):
+    for name in (*places.get(given["name"], []), lock_session.LOCK_DATABASE):
         try:
             with connect_to(connect, name) as connection:
                 return progress.read_progress(connection, given["run_id"])

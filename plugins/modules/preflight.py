@@ -11,6 +11,8 @@ version_added: 0.1.0
 description:
   - Checks the server (version, primary, writable), the role's rights, the way to it (no pooler), free connections, the
     client programs, the space for backup and data, long and prepared transactions, and sessions of nobody known.
+  - Names what the role could not restore from a backup of this database, such as event triggers, publications for all
+    tables, extensions that are not trusted, and what belongs to roles it cannot become.
   - Compares the migration files with the ledger again, now under the run lock, and keeps the parsed plan in the run's
     folder for the step that applies it.
   - Changes nothing in the database. In check mode nothing is kept either.
@@ -48,6 +50,13 @@ options:
   data_dir:
     description: Data folder of the server when it is on this host, to see whether a table could be rewritten.
     type: path
+  proof:
+    description:
+      - How the backup of the run is proved. With V(read), what the role could not restore is a warning, otherwise a
+        reason to refuse.
+    type: str
+    choices: [restore, read]
+    default: restore
   on_partial:
     description:
       - What happens when the run fails with something committed. V(auto) puts a restore point back when there is one,
@@ -155,9 +164,9 @@ JOURNAL_BYTES = 16 * 1024**2
 
 
 def run_checks(
-    module: AnsibleModule, state: dict[str, Any], fencing: list[Any], room: int | str, largest: int
+    module: AnsibleModule, state: dict[str, Any], looked: list[Any], room: int | str, largest: int
 ) -> list[dict[str, str]]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import checks
+    from ansible_collections.habitat.runbook.plugins.module_utils import checks, manifest
 
     parameters, server = module.params, state["server"]
     found = checks.check_server(server)
@@ -168,11 +177,17 @@ def run_checks(
         journal = checks.check_space(state_dir, JOURNAL_BYTES, "space for the journal")
         # Nearly always it is the disk of the data or of the backups, which are said.
         found += [journal] if journal.state == "fail" else []
+    proved_by_restoring = parameters["proof"] == "restore"
     if isinstance(room, int):
-        found.append(checks.check_room(room, largest, "space for the data", "the server's data folder"))
+        needed = max(largest, server["size"]) if proved_by_restoring else largest
+        found.append(checks.check_room(room, needed, "space for the data", "the server's data folder"))
+    if proved_by_restoring and not server["may_copy"]:
+        text = f"role {server['role']} may not create the database that the backup is restored into to prove it"
+        hint = f"ALTER ROLE {manifest.quoted(server['role'])} CREATEDB, or set habitat_backup_proof to read"
+        found.append(checks.Check("fail", text, hint))
     limit = parameters["max_transaction"]
     found += checks.check_sessions(state["sessions"], server["prepared"], parameters["writer_roles"], limit)
-    found += fencing
+    found += looked
     if parameters["on_partial"] == "restore" and not state["restore_point"]["planned"]:
         text = f"no restore point can be taken: {state['restore_point']['reason']}"
         found.append(checks.Check("fail", text, "put that right, or set habitat_on_partial to auto"))
@@ -196,7 +211,7 @@ def keep_plan(plan: str, run_dir: str) -> str:
 
 def look(module: AnsibleModule) -> dict[str, Any]:
     """Everything the module returns."""
-    from ansible_collections.habitat.runbook.plugins.module_utils import checks, fence, restore_point
+    from ansible_collections.habitat.runbook.plugins.module_utils import checks, fence, fidelity, restore_point
     from ansible_collections.habitat.runbook.plugins.module_utils.state import read_state
     from ansible_collections.habitat.runbook.plugins.module_utils.surroundings import read_surroundings
     from ansible_collections.habitat.runbook.plugins.module_utils.swap_checks import check_swap
@@ -208,11 +223,12 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         largest = checks.read_largest(connection)
         in_the_way = check_swap(connection, state["server"], state["sessions"])
         by_right = not changes_access(parameters["plan"], {one["version"] for one in state["pending"]})
-        fencing = fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
+        looked = [fidelity.check_fidelity(connection, parameters["proof"])]
+        looked += fence.check_fence(connection, parameters["writer_roles"], parameters["env"], by_right=by_right)
     room, budget = data_room(module), parameters["restore_point_budget"]
     point = restore_point.plan_point(state["server"], in_the_way, parameters["on_partial"], budget, room)
     state["restore_point"] = point.as_data()
-    found = run_checks(module, state, fencing, room, largest)
+    found = run_checks(module, state, looked, room, largest)
     kept = None if module.check_mode else keep_plan(parameters["plan"], parameters["run_dir"])
     return {"checks": found, "staged_plan": kept, "fence_by_right": by_right, **state}
 
@@ -231,6 +247,7 @@ def main() -> None:
         bin_dir={"type": "path"},
         backup_dir={"type": "path", "required": True},
         data_dir={"type": "path"},
+        proof={"type": "str", "choices": ["restore", "read"], "default": "restore"},
         on_partial={"type": "str", "choices": ["auto", "restore", "start"], "default": "start"},
         restore_point_budget={"type": "float", "default": 5},
     )

@@ -21,6 +21,12 @@ options:
       - Id of a backup, name of a copy inside the server, or V(latest), the newest verified backup taken before the last
         run that committed something.
     type: str
+  adopt_identity:
+    description: With the name of O(env), a backup or copy of another environment is allowed, to become one of it.
+    type: str
+  reason:
+    description: Why it is adopted.
+    type: str
   kept:
     description: Name of the database kept from before a swap.
     type: str
@@ -87,6 +93,10 @@ current:
   description: Version of the schema now; null when the ledger is empty.
   returned: with O(backup)
   type: str
+adopts:
+  description: Null, or from, to and reason when it is of another environment and is to become one of this.
+  returned: with O(backup), when it was found
+  type: dict
 removed:
   description: Migrations that are applied now and not in the source, with version and name.
   returned: with O(backup), when it was found
@@ -165,13 +175,20 @@ def main() -> None:
         env={"type": "str", "required": True},
         run_id={"type": "str", "required": True},
         backup={"type": "str"},
+        adopt_identity={"type": "str"},
+        reason={"type": "str"},
         kept={"type": "str"},
         since={"type": "dict"},
         backup_dir={"type": "path", "required": True},
         bin_dir={"type": "path"},
         data_dir={"type": "path"},
     )
-    module = AnsibleModule(argument_spec=spec, supports_check_mode=True, required_by={"since": ["kept"]})
+    module = AnsibleModule(
+        argument_spec=spec,
+        supports_check_mode=True,
+        required_by={"since": ["kept"]},
+        required_together=[("adopt_identity", "reason")],
+    )
     require_psycopg(module)
     import psycopg
 

@@ -20,11 +20,15 @@ options:
     choices:
       - applied
       - backup
+      - backup_after
       - baseline
       - boot_hook
       - bootstrap
       - cancelled
       - choices
+      - copied
+      - drill
+      - drill_begun
       - healthy
       - held
       - left_out
@@ -35,9 +39,13 @@ options:
       - refusals
       - restored
       - resumed
+      - retained
       - revert_plan
       - reverted
       - rollback_plan
+      - salvage_imported
+      - salvage_plan
+      - salvaged
       - starting
       - stopping
       - swapped

@@ -94,8 +94,8 @@ copies:
   elements: dict
 history:
   description: >-
-    The newest entries of the history, newest first, with at, event (apply, fail, revert, restore or baseline), version,
-    name, run_id, operator, origin, duration_ms and error.
+    The newest entries of the history, newest first, with at, event (apply, fail, revert, restore, baseline or adopt),
+    version, name, run_id, operator, origin, duration_ms and error.
   returned: success
   type: list
   elements: dict

@@ -20,7 +20,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer impo
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 
 from demo.embedded import state
-from tests.benchmarks import rollback
+from tests.benchmarks import backup, rollback
 from tests.benchmarks.ground import BIN, TURNS, Ground, alternate, ground, peaks, show, stacked
 
 
@@ -136,7 +136,7 @@ def restore_ledger(place: Ground, versions: list[str]) -> None:
 
 
 def main() -> int:
-    measures = [many_small, one_large, no_operation, *rollback.MEASURES]
+    measures = [many_small, one_large, no_operation, *rollback.MEASURES, *backup.MEASURES]
     known = {measure.__name__: measure for measure in measures}
     chosen = sys.argv[1:] or list(known)
     with ground() as place:

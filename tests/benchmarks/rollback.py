@@ -160,7 +160,9 @@ def restoring(place: Ground) -> bool:
                 f"FROM generate_series(1, 50000) g; ALTER TABLE t{number} ADD PRIMARY KEY (id); "
                 f"CREATE INDEX ON t{number} (name)"
             )
-        told.update(dump.take_backup(session, backups, "bench", RUN, "bench", bin_dir=str(postgres.BIN)).manifest)
+        told.update(
+            dump.take_backup(session, backups, "bench", RUN, "bench", dump.How(bin_dir=str(postgres.BIN))).manifest
+        )
     path = backups / told["dump"]["file"]
 
     def ours() -> float:

@@ -6,7 +6,6 @@ with a stand of its own. The exit code is 0 when every invariant held every time
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import tempfile
@@ -16,11 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tests.faults import matrix, plan
+from tests.faults import load, matrix, plan
 from tests.faults.shots import Outcome
 from tests.faults.workers import Workers
 
-PROCESSES = int(os.environ.get("FAULTS_PROCESSES", "2"))
 _HEAD = f"{'VERB':<16} {'POINT':<64} {'SIGNAL':<24} {'OUTAGE':>7} {'LIMIT':>6} {'TOOK':>6}  RESULT"
 
 
@@ -32,7 +30,7 @@ def main() -> int:
     begun, told = time.monotonic(), []
     folder = Path(tempfile.mkdtemp(prefix="habitat-faults-"))
     print(_HEAD, flush=True)
-    with Workers(PROCESSES) as workers:
+    with Workers(load.PROCESSES) as workers:
         for result in results(workers, size, only):
             told.append(result)
             print(line(result, folder, len(told)), flush=True)

@@ -13,16 +13,21 @@ from tests.faults import invariants
 from tests.faults.shots import Outcome, everything_shown
 from tests.faults.stand import Stand, wait_for
 
-BURNERS = 2
-"""Per stand; two stands on two cores make four, each with three times the share of a step."""
+PROCESSES = int(os.environ.get("FAULTS_PROCESSES", "2"))
+"""Stands at once."""
+
+BURNERS = max(1, 4 // PROCESSES)
+"""Per stand; many stands are a load, too."""
+
+_NICE = os.environ.get("FAULTS_NICE", "-5")
 
 # The kernel may share time out among sessions first (autogroup), and then a nice counts within its session only.
-_BURN = """
+_BURN = f"""
 import contextlib, os
 with contextlib.suppress(OSError):
-    os.nice(-5)
+    os.nice({_NICE})
 with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
-    file.write("-5")
+    file.write("{_NICE}")
 while True:
     pass
 """
@@ -41,7 +46,7 @@ def burning(count: int) -> Iterator[None]:
 
 def healthy_run(stand: Stand, number: int) -> Outcome:
     """One migration with every setting as it is by default, while all cores are busy."""
-    nice = "nice -5" if os.geteuid() == 0 else "no nice"
+    nice = f"nice {_NICE}" if os.geteuid() == 0 else "no nice"
     outcome, begun = Outcome("migrate", f"healthy run {number} with burners ({nice})", "-"), time.monotonic()
     stand.reset("habitat_05")
     with burning(BURNERS):

@@ -45,7 +45,7 @@ class Size:
 
 
 FULL = Size(every=1, random=100, rounds=50, loaded=50, moments=1, finished=1)
-SAMPLE = Size(every=20, random=6, rounds=5, loaded=2, moments=5, finished=3)
+SAMPLE = Size(every=28, random=4, rounds=5, loaded=1, moments=7, finished=3)
 
 
 def traces() -> list[Job]:

@@ -33,7 +33,7 @@ wait for long; and as long as it is by default."""
 
 HEALTH_DEADLINE = 5
 
-GENEROUS = 180.0
+GENEROUS = 600.0
 """Seconds to wait for what has to come sooner or later; the machine may be busy."""
 
 SLOW = "08_slow.sql"

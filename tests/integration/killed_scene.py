@@ -273,7 +273,9 @@ def set_up(server: Server, folder: Path) -> Scene:
     with connect() as session:
         session.execute(DATA)
     with connect() as session:
-        told = dump.take_backup(session, folder / "backups", "local", who.run_id, "alice", bin_dir=BIN).manifest
+        told = dump.take_backup(
+            session, folder / "backups", "local", who.run_id, "alice", dump.How(bin_dir=BIN)
+        ).manifest
     migrate("06", "07")
     with connect() as session:
         session.execute("UPDATE members SET email = 'corrupted' || email; DELETE FROM one")

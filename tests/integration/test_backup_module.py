@@ -106,7 +106,11 @@ def test_a_backup_and_the_list_of_it(connection, options, folder):
     assert done["backup"] == {
         "id": ID,
         "dump": str(folder / f"{ID}.dump"),
+        "form": "custom",
         "compression": told["dump"]["compression"],
+        "proof": "restore",
+        "restore_seconds": told["proof"]["restore_seconds"],
+        "tag": None,
         "size": (folder / f"{ID}.dump").stat().st_size,
         "sha256": told["dump"]["sha256"],
         "taken_at": told["taken_at"],
@@ -129,6 +133,10 @@ def test_a_backup_and_the_list_of_it(connection, options, folder):
             "environment": "local",
             "database": options["login_db"],
             "ledger_version": "07",
+            "form": "custom",
+            "tag": None,
+            "proof": "restore",
+            "restore_seconds": told["proof"]["restore_seconds"],
         }
     ]
     assert run("database_backup_info", backup_dir=str(folder), id=ID, check=True)["backups"] == listed["backups"]
@@ -148,7 +156,7 @@ def test_through_ansible(options, folder, tmp_path):
     )
     assert done.stdout.startswith("localhost | CHANGED => ")
     assert json.loads(done.stdout.split(" => ", 1)[1])["backup"]["id"] == ID
-    assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
+    assert names(folder) == [f"{ID}.dump", f"{ID}.globals.sql", f"{ID}.json"]
 
 
 def test_check_mode_tells_and_writes_nothing(options, folder):
@@ -242,7 +250,7 @@ def recovers(options: dict, folder: Path) -> None:
     again = "20261122t100311z-abc"
     done = run("database_backup", **{**options, "run_id": again})
     assert done["removed"] == [f"{ID}.dump.part"]
-    assert names(folder) == [f"local-{again}.dump", f"local-{again}.json"]
+    assert names(folder) == [f"local-{again}.dump", f"local-{again}.globals.sql", f"local-{again}.json"]
 
 
 def test_killed_while_pg_dump_waits_for_a_lock(cluster, database, connection, options, folder):

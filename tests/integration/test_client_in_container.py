@@ -16,7 +16,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import checks, client_programs, copies, dump, restore
+from ansible_collections.habitat.runbook.plugins.module_utils import (
+    backup_proof,
+    checks,
+    client_programs,
+    copies,
+    dump,
+    restore,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name, session_options
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 
@@ -180,7 +187,7 @@ def hidden(server, path) -> client_programs.Tools:
 
 def take(server: Server, folder: Path, database: str = "habitat", **more) -> dict:
     with server.connect(database, "boss") as session:
-        return dump.take_backup(session, folder, "local", RUN, "alice", container=server.id, **more).manifest
+        return dump.take_backup(session, folder, "local", RUN, "alice", dump.How(container=server.id, **more)).manifest
 
 
 def restored(server: Server, tools: client_programs.Tools, folder: Path, told: dict) -> restore.Restored:
@@ -236,7 +243,7 @@ def test_a_damaged_dump_is_not_read_back(server, hidden, tmp_path):
         with whole.open("r+b") as file:
             file.truncate(length)
         with pytest.raises(BackupError, match=r"read back whole \(pg_restore inside container .* failed: .*input file"):
-            dump.read_back(hidden, whole, "")
+            backup_proof.read_back(hidden, whole, "")
 
 
 # Which programs
@@ -329,7 +336,7 @@ def kept(server, tmp_path_factory) -> Path:
     """A folder with one backup, taken by the owner."""
     folder = tmp_path_factory.mktemp("kept")
     with server.connect() as session:
-        dump.take_backup(session, folder, "local", RUN, "alice", container=server.id)
+        dump.take_backup(session, folder, "local", RUN, "alice", dump.How(container=server.id))
     return folder
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import (
+    backup_proof,
     client_programs,
     dump,
+    dump_files,
     manifest,
     restore_schema,
     snapshot,
@@ -30,11 +33,13 @@ BIN = str(postgres.BIN)
 # Of its own in every test process: processes are looked for by it, and test processes run side by side.
 RUN = f"20261122t100211z-{os.environ.get('PYTEST_XDIST_WORKER', 'k3f')[:3]}"
 ID = f"local-{RUN}"
+HOW = dump.How(bin_dir=BIN, proof=manifest.READ)
 OLD_CLIENT = Path("/usr/lib/postgresql/15/bin")
 
 
 def take(connection, folder, run=RUN, **more) -> dump.Taken:
-    return dump.take_backup(connection, folder, "local", run, "alice", **{"bin_dir": BIN, **more})
+    how = dump.How(**{"bin_dir": BIN, "proof": manifest.READ, **more})
+    return dump.take_backup(connection, folder, "local", run, "alice", how)
 
 
 def refusal(connection, folder, **more) -> str:
@@ -339,7 +344,16 @@ def writing(cluster, database, statement, pause):
     assert errors == []
 
 
-def test_writers_keep_writing(cluster, database, connection, folder, restored):
+@pytest.mark.parametrize(
+    ("form", "jobs", "proof"),
+    [
+        ("custom", 1, manifest.READ),
+        pytest.param("custom", 4, manifest.RESTORE, marks=pytest.mark.long),
+        pytest.param("directory", 4, manifest.RESTORE, marks=pytest.mark.long),
+    ],
+)
+def test_writers_keep_writing(cluster, database, connection, folder, restored, form, jobs, proof):
+    """All sessions that count and dump see one snapshot, and its proof is compared with that, not with what is there now."""
     connection.execute(
         "CREATE TABLE a (id bigserial PRIMARY KEY, v text); CREATE TABLE b (id int, n int); CREATE TABLE c (id int);"
         "INSERT INTO a (v) SELECT md5(g::text) FROM generate_series(1, 100000) g; INSERT INTO b SELECT g, 0 FROM "
@@ -350,12 +364,34 @@ def test_writers_keep_writing(cluster, database, connection, folder, restored):
     )
     replaces = "TRUNCATE c; INSERT INTO c SELECT g FROM generate_series(1, 100) g"
     with writing(cluster, database, changes, 0), writing(cluster, database, replaces, 0.2):
-        told = take(connection, folder).manifest
+        told = take(connection, folder, form=form, jobs=jobs, proof=proof).manifest
+    assert (told["dump"]["form"], told["proof"]["kind"]) == (form, proof)
     copy = restored(folder / f"{ID}.dump")
     assert counts(copy) == told["tables"]
     assert sequences(copy) == told["sequences"]
     assert told["tables"]["public.c"]["rows"] == 100
     assert counts(connection) != told["tables"]
+
+
+def test_a_worker_of_pg_dump_that_is_turned_away_is_done_without(cluster, database, connection, folder, restored):
+    """It locks its table when its turn comes, and gives up when somebody waits to have it for himself alone."""
+    big = "AS SELECT g AS id, md5(g::text) AS v FROM generate_series(1, 60000) g"
+    connection.execute(f"CREATE TABLE a {big}; CREATE TABLE b {big}; CREATE TABLE t AS SELECT 1 AS id")
+
+    def truncate():
+        wait_for(lambda: list(folder.glob("*.part/*.dat*")), 20)
+        with cluster.connect(database, application_name="app") as other:
+            other.execute("TRUNCATE t; INSERT INTO t VALUES (2), (3)")
+
+    truncating = threading.Thread(target=truncate)
+    truncating.start()
+    done = take(connection, folder, form="directory", jobs=2)
+    truncating.join()
+    (warning,) = done.warnings
+    assert warning.startswith("one session has dumped what ")
+    assert warning.endswith('pg_dump failed: could not obtain lock on relation "public.t"')
+    assert done.manifest["tables"]["public.t"]["rows"] == 2
+    assert counts(restored(folder / f"{ID}.dump")) == done.manifest["tables"]
 
 
 def test_who_wants_a_table_between_our_lock_and_pg_dumps_is_let_through(cluster, database, connection, folder):
@@ -471,7 +507,7 @@ def test_every_session_has_the_name_of_the_run_and_watches_its_client(cluster, d
             (options,) = [line for line in environment if line.startswith(b"PGOPTIONS=")]
             assert b"-c client_connection_check_interval=500" in options
     assert outcome == [None]
-    assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
+    assert names(folder) == [f"{ID}.dump", f"{ID}.globals.sql", f"{ID}.json"]
 
 
 def test_a_killed_pg_dump_is_told_and_leaves_nothing(cluster, database, connection, folder):
@@ -544,7 +580,7 @@ def test_row_level_security_is_refused_by_name(cluster, database, connection, fo
         shutil.rmtree(folder)
         assert f"role {owner} sees only a part of public.secrets" in refusal(session, folder)
         with pytest.raises(BackupError, match="row-level security"):
-            dump.plan_backup(session, folder, "local", RUN, BIN)
+            dump.plan_backup(session, folder, "local", RUN, HOW)
         connection.execute(f"ALTER ROLE {owner} BYPASSRLS")
         assert take(session, folder).manifest["tables"]["public.secrets"]["rows"] == 2
 
@@ -614,30 +650,52 @@ def test_a_second_backup_of_the_run_is_refused(connection, folder):
     with pytest.raises(BackupError, match="is there already; a run takes one backup, start another run"):
         take(connection, folder)
     assert manifest.read(folder / f"{ID}.json") == first
-    assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
+    assert names(folder) == [f"{ID}.dump", f"{ID}.globals.sql", f"{ID}.json"]
 
 
 def test_left_overs_of_dead_runs_are_removed(connection, folder):
     folder.mkdir()
     (folder / "local-20261122t100000z-aaa.dump.part").write_text("half")
     assert take(connection, folder).removed == ["local-20261122t100000z-aaa.dump.part"]
-    assert names(folder) == [f"{ID}.dump", f"{ID}.json"]
+    assert names(folder) == [f"{ID}.dump", f"{ID}.globals.sql", f"{ID}.json"]
 
 
-def test_a_full_disk(connection, tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], capture_output=True)
+@contextmanager
+def small_disk(place: Path, megabytes: int):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", place], capture_output=True)
     if mounted.returncode:
         pytest.skip("this user may not mount a small file system")
     try:
-        connection.execute("CREATE TABLE t AS SELECT gen_random_uuid() AS id FROM generate_series(1, 200000)")
-        text = refusal(connection, tmp_path / "b")
-        assert text.startswith(f"the disk of {tmp_path}/b is full: it had 1 MB for the dump of a database of ")
-        assert text.endswith("MB; make room or name another backup_dir, then run this again")
-        assert int(text.split("database of ")[1].split(" ")[0]) > 10
-        connection.execute("DROP TABLE t")
-        assert take(connection, tmp_path / "b").manifest["id"] == ID
+        yield
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_without_room_is_refused_beforehand(connection, tmp_path):
+    with small_disk(tmp_path, 1):
+        text = refusal(connection, tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+    assert re.fullmatch(rf"space for the backup: 1 MB free, \d.* MB needed; make room in {tmp_path}/b", text)
+
+
+def test_a_disk_that_fills_up_meanwhile(connection, tmp_path):
+    def fill() -> None:
+        wait_for(lambda: (folder / f"{ID}.dump.part").exists())
+        with suppress(OSError), (tmp_path / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(2**20))
+
+    folder = tmp_path / "b"
+    connection.execute("CREATE TABLE t AS SELECT gen_random_uuid() AS id FROM generate_series(1, 600000)")
+    with small_disk(tmp_path, 150):
+        filler = threading.Thread(target=fill)
+        filler.start()
+        text = refusal(connection, folder)
+        filler.join()
+        assert re.match(rf"the disk of {folder} is full: it had \d.* for the dump of a database of \d.* MB; make", text)
+        assert text.endswith("make room or name another backup_dir, then run this again")
+        (tmp_path / "filler").unlink()
+        assert take(connection, folder).manifest["id"] == ID
 
 
 # The proof
@@ -663,13 +721,13 @@ def damaged(data: bytes, seed: int) -> bytes:
 
 def test_every_damage_is_found_when_reading_back(whole, tmp_path, connection):
     tools = client_programs.find_tools(BIN, connection.info.server_version)
-    written, data = manifest.file_digest(whole), whole.read_bytes()
-    assert dump.read_back(tools, whole, written) == {"sha256": written, "size": len(data)}
+    written, data = dump_files.digest_of(whole), whole.read_bytes()
+    backup_proof.read_back(tools, whole, written)
     copy = tmp_path / "copy"
     for seed in range(30):
         copy.write_bytes(damaged(data, seed))
         with pytest.raises(BackupError, match=r"could not be read back whole \(.+\) and was not kept; check the disk"):
-            dump.read_back(tools, copy, written)
+            backup_proof.read_back(tools, copy, written)
 
 
 def test_reading_back_says_what_pg_restore_says(whole, tmp_path, connection):
@@ -677,10 +735,10 @@ def test_reading_back_says_what_pg_restore_says(whole, tmp_path, connection):
     copy = tmp_path / "copy"
     copy.write_bytes(whole.read_bytes()[:-1])
     with pytest.raises(BackupError, match=r"\(pg_restore failed: could not read from input file: end of file\)"):
-        dump.read_back(tools, copy, manifest.file_digest(copy))
+        backup_proof.read_back(tools, copy, dump_files.digest_of(copy))
     copy.write_bytes(b"")
     with pytest.raises(BackupError, match=r"\(pg_restore failed: input file is too short"):
-        dump.read_back(tools, copy, manifest.file_digest(copy))
+        backup_proof.read_back(tools, copy, dump_files.digest_of(copy))
 
 
 def test_every_later_damage_is_found_by_the_check(whole):
@@ -701,13 +759,13 @@ def test_permissions(connection, folder):
     finally:
         os.umask(before)
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600, 0o600]
+    assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600] * 3
 
 
 def test_check_mode_writes_nothing_and_locks_nothing(cluster, database, connection, folder):
     connection.execute("CREATE TABLE t (id int)")
     with holding(cluster, database, "LOCK TABLE t"):
-        plan = dump.plan_backup(connection, folder, "local", RUN, BIN)
+        plan = dump.plan_backup(connection, folder, "local", RUN, HOW)
     assert not folder.exists()
     assert plan["database_bytes"] > 1_000_000
     assert {key: plan[key] for key in ("id", "dump", "tables")} == {
@@ -717,4 +775,4 @@ def test_check_mode_writes_nothing_and_locks_nothing(cluster, database, connecti
     }
     take(connection, folder)
     with pytest.raises(BackupError, match="is there already"):
-        dump.plan_backup(connection, folder, "local", RUN, BIN)
+        dump.plan_backup(connection, folder, "local", RUN, HOW)

@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import client_programs, dump, restore
 from ansible_collections.habitat.runbook.plugins.module_utils import properties as properties_module
 from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name, session_options
-from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
+from ansible_collections.habitat.runbook.plugins.module_utils.manifest import READ, BackupError, quoted
 
 from demo.embedded import postgres
 from tests.conftest import Cluster
@@ -31,6 +31,7 @@ OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
 # Of its own in every test process: sessions and processes are looked for by it.
 RUN = f"20261122t100231z-{os.environ.get('PYTEST_XDIST_WORKER', 'k3f')[:3]}"
 ID = f"local-{RUN}"
+HOW = dump.How(bin_dir=BIN, proof=READ)
 
 
 class Bench:
@@ -49,7 +50,7 @@ class Bench:
 
     def take(self) -> dict:
         with self.connect(self.database) as session:
-            return dump.take_backup(session, self.folder, "local", RUN, "alice", bin_dir=BIN).manifest
+            return dump.take_backup(session, self.folder, "local", RUN, "alice", HOW).manifest
 
     def restore(self, manifest: dict, jobs: int = 2) -> restore.Restored:
         with self.connect("postgres") as admin:
@@ -258,7 +259,7 @@ def test_event_triggers_do_not_fire_in_the_copy(bench, connection):
         )
     options = "-c event_triggers=off" if connection.info.server_version >= 170000 else ""
     with bench.cluster.connect(bench.database, application_name=session_name(RUN), options=options) as session:
-        manifest = dump.take_backup(session, bench.folder, "local", RUN, "alice", bin_dir=BIN).manifest
+        manifest = dump.take_backup(session, bench.folder, "local", RUN, "alice", HOW).manifest
     assert bench.restore(manifest).differences == []
     query = (
         "SELECT evtname, evtenabled::text, obj_description(oid, 'pg_event_trigger') FROM pg_event_trigger ORDER BY 1"

@@ -184,9 +184,10 @@ def test_every_template(awx, at_05):
 def test_surveys_ask_for_what_the_playbooks_take():
     taken = {
         "playbooks/status.yml": {"env", "output"},
-        "playbooks/backup.yml": {"env", "confirm"},
+        "playbooks/backup.yml": {"env", "tag", "confirm"},
+        "playbooks/drill.yml": {"env", "backup"},
         "migrate.yml": {"env", "target", "confirm"},
-        "rollback.yml": {"env", "backup", "to", "steps", "accept_data_loss", "confirm"},
+        "rollback.yml": {"env", "backup", "to", "steps", "adopt_identity", "reason", "accept_data_loss", "confirm"},
         "playbooks/resume.yml": {"env", "mode", "confirm"},
         "playbooks/cancel.yml": {"env", "run"},
     }

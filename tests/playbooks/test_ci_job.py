@@ -186,7 +186,8 @@ def hostile(canary: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", hostile(""))
 @pytest.mark.parametrize(
-    ("direction", "name"), [("up", "target"), ("down", "to"), ("down", "steps"), ("down", "backup")]
+    ("direction", "name"),
+    [("up", "target"), ("down", "to"), ("down", "steps"), ("down", "backup"), ("down", "reason")],
 )
 def test_hostile_inputs_do_nothing(desk, tmp_path, direction, name, kind):
     canary = tmp_path / "canary"
@@ -216,6 +217,8 @@ def test_a_hostile_choice_does_nothing(desk, tmp_path, name):
         ({"direction": "down", "target": "05"}, "target does not belong to direction down"),
         ({"direction": "down", "to": "05", "steps": "1"}, "to and steps are both given"),
         ({"direction": "up", "target": "latest"}, 'target is "latest"'),
+        ({"direction": "up", "reason": "because"}, "reason does not belong to direction up"),
+        ({"direction": "down", "backup": "latest", "adopt_identity": "staging"}, "adopt_identity is given alone"),
         ({"direction": "sideways"}, 'direction is "sideways"'),
     ],
 )
@@ -237,6 +240,13 @@ def test_what_is_put_down_for_the_run(desk):
     assert texts["ssh_key"] == "-----BEGIN KEY-----\nhunter2\n-----END KEY-----\n"
     assert texts["known_hosts"] == VARIABLES["HABITAT_KNOWN_HOSTS"] + "\n"
     assert texts["vault"] == SECRETS["HABITAT_VAULT_PASSWORD"] + "\n"
+
+
+def test_a_reason_may_be_a_sentence(desk):
+    why = "Ticket #4711 (größer): slow query, see alice/bob."
+    more = {"direction": "down", "backup": "production-20261122t100211z-k3f", "adopt_identity": "staging"}
+    assert desk("Check the", environment="staging", reason=why, **more) == 0, desk.log
+    assert json.loads((desk.temp / "habitat" / "variables.json").read_text())["reason"] == why
 
 
 def test_a_key_without_known_hosts_is_refused(desk, monkeypatch):

@@ -37,7 +37,8 @@ def test_status_as_table_and_as_json(at_05):
     assert "06       security             applied" in shown.screen
     assert "07       email_verifications  pending" in shown.screen
     assert "LOCK      free" in shown.screen
-    assert "1 verified, newest local-" in shown.screen
+    assert "BACKUPS   local-" in shown.screen
+    assert "schema 05  verified, " in shown.screen
     assert "NEXT      ansible-playbook migrate.yml -e env=local" in shown.screen
     data = json.loads(at_05.run("playbooks/status.yml", "-e", "output=json").screen)
     assert data["current"] == "06"

@@ -52,6 +52,8 @@ def differs(table: str, newer: int | None, gone: int | None, then: int | None, n
     return {"table": table, "then": then, "now": now, "newer": newer, "gone": gone}
 
 
+FOREIGN = "production-20261121t220000z-p02"
+ADOPTS = {"from": "production", "to": "staging", "reason": "ticket 4711 | slow query"}
 WRITTEN = {
     "exact": True,
     "tables": [
@@ -78,8 +80,10 @@ def chosen(**changes: Any) -> dict[str, Any]:
             "taken_at": "2026-11-21T22:00:15.120311Z",
             "size": 412034101,
             "ledger_version": "05",
+            "restore_seconds": 24.1,
             "dump": f"/var/backups/habitat/{OLD_BACKUP}.dump",
         },
+        "adopts": None,
         "removed": REMOVED,
         "returning": [],
         "notes": [
@@ -252,6 +256,16 @@ ROLLBACKS: dict[str, dict[str, Any]] = {
         restoring=SKIPPED,
         swapping={**SWAPPED, "from_version": "05"},
         accounting={"changed": False, "written": None},
+    ),
+    "restored_adopted": restore(
+        run=command(backup=FOREIGN, adopt_identity="staging", reason=ADOPTS["reason"]), choosing=chosen(adopts=ADOPTS)
+    ),
+    "adopted_swap_failed": not_restored(
+        "Swap the copy in",
+        IN_USE,
+        run=command(backup=FOREIGN, adopt_identity="staging", reason=ADOPTS["reason"]),
+        choosing=chosen(adopts=ADOPTS),
+        swapping=swap_failed(),
     ),
     "restored_unhealthy": not_restored(*FAILED_HEALTH, **UNHEALTHY),
     "restored_unhealthy_production": not_restored(

@@ -79,7 +79,10 @@ def progress(version: str, **changes: Any) -> dict[str, Any]:
 
 def ledger(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What ``read_ledger`` returns."""
-    return merged({"exists": True, "foreign": None, "objects": 14, "rows": list(rows), "progress": []}, changes)
+    return merged(
+        {"exists": True, "foreign": None, "objects": 14, "rows": list(rows), "progress": [], "environment": None},
+        changes,
+    )
 
 
 def planned(version: str, name: str, **changes: Any) -> dict[str, Any]:
@@ -220,7 +223,11 @@ def backup(**changes: Any) -> dict[str, Any]:
     base = {
         "id": BACKUP_ID,
         "dump": f"/var/backups/habitat/{BACKUP_ID}.dump",
+        "form": "custom",
         "compression": "zstd",
+        "proof": "restore",
+        "restore_seconds": 24.1,
+        "tag": None,
         "size": 412034101,
         "sha256": checksum("1c9e"),
         "taken_at": "2026-11-22T10:02:15.120311Z",
@@ -243,6 +250,10 @@ def stored(**changes: Any) -> dict[str, Any]:
         "environment": "staging",
         "database": "habitat",
         "ledger_version": "05",
+        "form": "custom",
+        "tag": None,
+        "proof": "restore",
+        "restore_seconds": 12.4,
         "verified": True,
         "problems": [],
     }
@@ -287,6 +298,8 @@ def raw(**changes: Any) -> dict[str, Any]:
         **{
             name: {}
             for name in (
+                "copying",
+                "backing_up_after",
                 "public_before",
                 "public",
                 "logs",

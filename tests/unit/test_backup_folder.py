@@ -43,9 +43,12 @@ def test_modes_do_not_depend_on_the_umask(tmp_path, mask):
         with backup_folder.partial_dump(folder, ID) as fd:
             assert mode(folder / f"{ID}.dump.part") == 0o600
             os.write(fd, b"x")
+            backup_folder.write_globals(folder, ID, "--")
             backup_folder.publish(folder, ID, "{}")
     assert mode(folder) == 0o700
-    assert {name: mode(folder / name) for name in names(folder)} == {f"{ID}.dump": 0o600, f"{ID}.json": 0o600}
+    assert {name: mode(folder / name) for name in names(folder)} == {
+        f"{ID}.{end}": 0o600 for end in ("dump", "globals.sql", "json")
+    }
 
 
 def test_a_folder_open_to_others_is_closed(tmp_path):
@@ -99,6 +102,7 @@ def test_an_error_leaves_nothing(tmp_path):
 def test_a_publication_that_fails_leaves_nothing(tmp_path):
     (tmp_path / f"{ID}.json").mkdir()
     with pytest.raises(OSError, match="Is a directory"), backup_folder.partial_dump(tmp_path, ID):
+        backup_folder.write_globals(tmp_path, ID, "--")
         backup_folder.publish(tmp_path, ID, "{}")
     assert names(tmp_path) == [f"{ID}.json"]
 
@@ -201,8 +205,8 @@ def test_the_dump_has_its_name_before_the_manifest_has(tmp_path):
     steps = (
         f"folder = Path({str(tmp_path)!r}); "
         "sys.addaudithook(lambda event, given: print(given[1], file=sys.stderr) if event == 'os.rename' else None); "
-        f"backup_folder.publish(folder, {ID!r}, '{{}}'); print(file=sys.stderr)"
+        f"backup_folder.write_globals(folder, {ID!r}, '--'); backup_folder.publish(folder, {ID!r}, '{{}}'); print(file=sys.stderr)"
     )
     with holder(tmp_path, steps) as other:
         renamed = [Path(line.decode().strip()).name for line in iter(other.stderr.readline, b"\n")]
-    assert renamed == [f"{ID}.dump", f"{ID}.json"]
+    assert renamed == [f"{ID}.globals.sql", f"{ID}.dump", f"{ID}.json"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.habitat.runbook.plugins.action.environment import _with_environment
+from ansible.parsing.splitter import parse_kv
+from ansible_collections.habitat.runbook.plugins.action.environment import _with_environment, whole_reason
 from ansible_collections.habitat.runbook.plugins.module_utils.inputs import Refused, check_environment
 
 from tests.unit.rollbacks import KEPT
@@ -33,8 +34,46 @@ def test_another_environment_is_refused(env):
     refusal = refused({"backup": BACKUP_ID, "env": env, "confirm": "production"})
     assert refusal.what == f"backup {BACKUP_ID} is of environment staging"
     assert refusal.found.startswith("env is ")
-    assert refusal.next == "leave -e env= out"
+    assert refusal.next.startswith("leave -e env= out; or, to make it one of ")
     assert all(len(text) < 300 and text.isprintable() for text in refusal.as_data().values())
+
+
+ADOPTION = {"adopt_identity": "staging", "reason": "slow query"}
+PRODUCTIONS = BACKUP_ID.replace("staging", "production")
+
+
+def test_another_environments_backup_is_adopted_by_the_one_that_is_named():
+    typed = {"backup": PRODUCTIONS, "env": "staging", **ADOPTION}
+    assert _with_environment(typed) == typed
+    assert check_environment(typed, GROUPS, HOSTVARS, None, True) == "staging"
+
+
+@pytest.mark.parametrize("more", [{}, {"env": "production", "confirm": "production"}])
+def test_adopting_into_another_environment_than_the_runs_is_refused(more):
+    inputs = _with_environment({"backup": PRODUCTIONS, **ADOPTION, **more})
+    with pytest.raises(Refused, match=r"confirm|adopt_identity") as caught:
+        check_environment({"confirm": "production", **inputs}, GROUPS, HOSTVARS, None, True)
+    assert (caught.value.what, caught.value.found) == ('adopt_identity is "staging"', "env is production")
+
+
+@pytest.mark.parametrize(
+    ("option", "found"),
+    [
+        ("reason=slow query of alice, ticket 12", "slow query of alice, ticket 12"),
+        ('reason="slow query"', "slow query"),
+        ("reason=slow", "slow"),
+    ],
+)
+def test_a_reason_of_several_words_is_one_text(option, found):
+    given = {"env": "staging", **parse_kv(option)}
+    assert whole_reason(given, ["env=staging", option]) == {"env": "staging", "reason": found}
+
+
+def test_what_is_more_than_a_reason_is_left_to_be_refused():
+    option = "reason=slow query backup=latest"
+    given = parse_kv(option)
+    assert whole_reason(given, [option]) == given
+    assert "_raw_params" in given
 
 
 @pytest.mark.parametrize("backup", ["latest", KEPT, "pre-migration-20260210-100000"])

@@ -227,6 +227,45 @@ def test_one_way_back_at_a_time(typed, what):
     assert (refusal.what, refusal.next) == (what, "give one of them")
 
 
+ADOPTING = ["env", "backup", "to", "steps", "adopt_identity", "reason", "confirm", "output"]
+
+
+def adopting(**given: str) -> dict[str, str]:
+    return check_inputs(given, ADOPTING)
+
+
+@pytest.mark.parametrize("reason", ["bug", "x" * 200, " ticket 4711: slow query ", "größer"])
+def test_a_backup_is_adopted_with_a_reason(reason):
+    given = {"backup": "latest", "adopt_identity": "staging", "reason": reason}
+    assert adopting(**given) == {**given, "reason": reason.strip()}
+
+
+@pytest.mark.parametrize("reason", ["", "ab", " a ", "x" * 201, "two\nlines", "\x1b[2J\x1b[2J"])
+def test_no_reason(reason):
+    refusal = refused(lambda given: adopting(**given), {"backup": "x", "adopt_identity": "staging", "reason": reason})
+    assert refusal.what.startswith('reason is "')
+    assert refusal.found == "expected 3 to 200 printable characters"
+    assert fits_the_screen(refusal)
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "next"),
+    [
+        ({"backup": "x", "adopt_identity": "staging"}, "adopt_identity is given alone", 'add -e reason="..."'),
+        ({"backup": "x", "reason": "because"}, "reason is given alone", "add -e adopt_identity=ENVIRONMENT"),
+        (
+            {"adopt_identity": "staging", "reason": "why"},
+            "adopt_identity is given without a backup",
+            "add -e backup=ID",
+        ),
+        ({"reason": "because", "to": "05"}, "reason is given without a backup", "add -e backup=ID"),
+    ],
+)
+def test_adopting_takes_a_backup_and_both_words(given, what, next):
+    refusal = refused(lambda given: adopting(**given), given)
+    assert (refusal.what, refusal.next) == (what, next)
+
+
 def test_no_playbook_but_the_one_for_down_migrations_takes_the_acceptance():
     assert refused(inputs, {"accept_data_loss": "true"}).what == 'unknown variable "accept_data_loss"'
 
@@ -379,3 +418,37 @@ def test_a_run_id_is_its_time_and_three_characters():
 )
 def test_no_run_ids(text):
     assert not RUN_ID.fullmatch(text)
+
+
+SALVAGE = ["env", "kept", "backup", "import", "confirm"]
+
+
+@pytest.mark.parametrize("kept", ["habitat_before_20261122t100211z-k3f", 'my "db" 100%_before_20261122t100211z-k3f'])
+def test_a_kept_database_is_named_as_rollbacks_name_them(kept):
+    assert check_inputs({"kept": kept}, SALVAGE) == {"kept": kept}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "habitat",
+        "_before_20261122t100211z-k3f",
+        "habitat_point_20261122t100211z-k3f",
+        "habitat_before_20261122t100211z-k3f; DROP",
+        "h" * 40 + "_before_20261122t100211z-k3f",
+        *NASTY.values(),
+    ],
+)
+def test_another_name_is_no_kept_database(kept):
+    refusal = refused(check_inputs, {"kept": kept}, SALVAGE)
+    assert refusal.what.startswith("kept is ")
+    assert fits_the_screen(refusal)
+
+
+@pytest.mark.parametrize(("value", "text"), [("true", "true"), ("false", "false"), (True, "true"), (False, "false")])
+def test_to_import_is_a_yes_or_a_no(value, text):
+    assert check_inputs({"import": value}, SALVAGE) == {"import": text}
+
+
+def test_anything_else_is_neither():
+    assert refused(check_inputs, {"import": "yes"}, SALVAGE).what == 'import is "yes"'

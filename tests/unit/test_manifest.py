@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import manifest
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files, manifest
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,13 +26,23 @@ def facts(**changes):
         "seconds": 1.5,
         "server_version": "17.10",
         "pg_dump_version": "17.10",
-        "dump": {"file": f"staging-{RUN}.dump", "size": len(CONTENT), "sha256": "0" * 64, "compression": "zstd"},
+        "dump": {
+            "file": f"staging-{RUN}.dump",
+            "size": len(CONTENT),
+            "sha256": "0" * 64,
+            "compression": "zstd",
+            "form": "custom",
+        },
+        "proof": {"kind": "restore", "seconds": 3.5, "restore_seconds": 2.5},
+        "globals": {"file": f"staging-{RUN}.globals.sql", "size": 5, "sha256": "2" * 64},
+        "tag": None,
         "snapshot": {
             "system_identifier": "7575757575757575757",
             "database_oid": 16384,
             "xmin": "740",
             "xmax": "743",
             "xip": ["740", "741"],
+            "lsn": "0/1A2B3C4",
         },
         "database": {
             "name": "habitat",
@@ -42,6 +53,7 @@ def facts(**changes):
             "locale_provider": "c",
             "locale": None,
             "icu_rules": None,
+            "environment": "staging",
             "properties": {
                 "connection_limit": -1,
                 "comment": None,
@@ -67,8 +79,9 @@ def put(folder: Path, environment="staging", run=RUN, content=CONTENT, **changes
     identity = f"{environment}-{run}"
     dump = folder / f"{identity}.dump"
     dump.write_bytes(content)
-    told = {"file": dump.name, "size": len(content), "sha256": manifest.file_digest(dump), "compression": "zstd"}
-    data = manifest.build(environment, run, **facts(dump=told, **changes))
+    told = {"file": dump.name, "size": len(content), "sha256": dump_files.digest_of(dump), "compression": "zstd"}
+    more = {"file": f"{identity}.globals.sql", "size": 5, "sha256": "2" * 64}
+    data = manifest.build(environment, run, **facts(dump={**told, "form": "custom"}, **{"globals": more, **changes}))
     path = folder / f"{identity}.json"
     path.write_text(manifest.to_text(data), encoding="utf-8")
     return path
@@ -186,8 +199,8 @@ def test_what_could_not_be_read_again_is_not_built():
 @pytest.mark.parametrize(
     ("keys", "value", "problem"),
     [
-        (("format",), 1, "the manifest has format 1, this version reads 2"),
-        (("format",), "2", "the manifest has format '2', this version reads 2"),
+        (("format",), 1, "the manifest has format 1, this version reads 3"),
+        (("format",), "2", "the manifest has format '2', this version reads 3"),
         (("id",), "staging-20261122t100211z-zzz", "the manifest is of 'staging-20261122t100211z-zzz'"),
         (("environment",), "production", f"the manifest is of 'staging-{RUN}'"),
         (("dump", "file"), "../../etc/passwd", "the manifest is of the file '../../etc/passwd'"),
@@ -303,6 +316,10 @@ def test_a_backup_is_described(tmp_path):
             environment="staging",
             database="habitat",
             ledger_version="10",
+            form="custom",
+            tag=None,
+            proof="restore",
+            restore_seconds=2.5,
         )
     ]
 
@@ -358,4 +375,33 @@ def test_only_regular_files_are_trusted(tmp_path, name, kind):
         os.mkfifo(path)
     (found,) = manifest.list_backups(tmp_path, check=True)
     assert not found.verified
-    assert found.problems[0].endswith("is not a regular file")
+    what = "is not a regular file" if name == "json" else "is neither a regular file nor a folder"
+    if (name, kind) == ("dump", "folder"):
+        what = "is in the directory form, its manifest says custom"
+    assert found.problems[0].endswith(what)
+
+
+def test_a_folder_of_files_is_a_dump(tmp_path):
+    path = put(tmp_path)
+    dump = path.with_suffix(".dump")
+    dump.unlink()
+    dump.mkdir()
+    (dump / "toc.dat").write_bytes(b"PGDMP")
+    (dump / "3500.dat.gz").write_bytes(b"rows")
+    told = json.loads(path.read_text())["dump"]
+    told.update(form="directory", size=9, sha256=dump_files.digest_of(dump))
+    damage(path, "dump", to=told)
+    assert manifest.list_backups(tmp_path, check=True)[0].verified
+    (dump / "3500.dat.gz").write_bytes(b"rowz")
+    assert "sha256" in manifest.list_backups(tmp_path, check=True)[0].problems[0]
+    (dump / "3500.dat.gz").unlink()
+    (dump / "3500.dat.gz").symlink_to(path)
+    assert manifest.list_backups(tmp_path)[0].problems == ("3500.dat.gz in the dump's folder is not a regular file",)
+
+
+def test_the_digest_of_a_folder_is_what_people_can_compute(tmp_path):
+    (tmp_path / "b").write_bytes(b"2")
+    (tmp_path / "a").write_bytes(b"1")
+    listed = subprocess.run(["sha256sum", "a", "b"], cwd=tmp_path, capture_output=True, check=True)
+    typed = subprocess.run(["sha256sum"], input=listed.stdout, capture_output=True, check=True)
+    assert typed.stdout.decode().split()[0] == dump_files.digest_of(tmp_path)

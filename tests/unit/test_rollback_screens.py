@@ -56,7 +56,7 @@ def backup(number: int, **changes: Any) -> dict[str, Any]:
 BACKUPS = [
     backup(22, written=written(rows=1204)),
     backup(21, verified=False, problems=["the dump is missing"], written=None),
-    backup(20, size=98_000, ledger_version=None, written=written(rows=1_000_000, uncertain=3)),
+    backup(20, size=98_000, restore_seconds=None, ledger_version=None, written=written(rows=1_000_000, uncertain=3)),
     backup(19, written=written(rows=5, uncounted=1)),
     backup(12, written=written(rows=31, exact=False)),
     backup(11, written=written(rows=0, uncounted=1)),
@@ -81,13 +81,20 @@ def heading(**changes: Any) -> dict[str, Any]:
     return {"run": run, "database": "habitat", "host": "db1.internal", "server": SERVER}
 
 
-SOURCE = {"kind": "backup", "id": BACKUP_ID, "taken_at": "2026-11-22T10:02:15.120311Z", "size": 412034101}
+SOURCE = {
+    "kind": "backup",
+    "id": BACKUP_ID,
+    "taken_at": "2026-11-22T10:02:15.120311Z",
+    "size": 412034101,
+    "restore_seconds": 24.1,
+}
 
 
 def plan(**changes: Any) -> str:
     base = {
         **heading(),
         "source": {**SOURCE, "ledger_version": "05"},
+        "adopts": None,
         "current": "07",
         "removed": REVERSIBLE,
         "returning": [],
@@ -137,7 +144,11 @@ def done(version: str, name: str, source: str = "file") -> dict[str, Any]:
     return {"version": version, "name": name, "duration_ms": 12, "source": source}
 
 
+ADOPTS = {"from": "production", "to": "staging", "reason": "ticket 4711: slow\x1b[2J query"}
 SCREENS: dict[str, Callable[[], str]] = {
+    "plan_adopting": lambda: plan(
+        source={**SOURCE, "id": BACKUP_ID.replace("staging", "production"), "ledger_version": "05"}, adopts=ADOPTS
+    ),
     "choices": choices,
     "choices_of_one": lambda: choices(backups=BACKUPS[:1], copies=COPIES[:1], reversible=REVERSIBLE[:1]),
     "choices_none": lambda: choices(env="local", backups=[], copies=[], reversible=[]),
@@ -190,6 +201,7 @@ SCREENS: dict[str, Callable[[], str]] = {
         {"database": "habitat", "kept_as": KEPT, "seconds": 0.2, "sessions_ended": 0}
     ),
     "left_out": lambda: screens.left_out({"kept_as": KEPT, "written": WRITTEN}),
+    "left_out_of_a_backup": lambda: screens.left_out({"kept_as": KEPT, "written": WRITTEN, "env": "production"}),
     "left_out_one": lambda: screens.left_out(
         {"kept_as": 'a "b" c', "written": written(differs("public.members", 1, 0), uncounted=1, uncertain=1)}
     ),

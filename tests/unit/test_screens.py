@@ -153,6 +153,7 @@ def test_screen(golden, name):
 
 def test_no_golden_file_is_left_over():
     others = ("status", "result_", "markdown_", "verdicts", "bootstrap_", "cut_off_")
+    others += ("backup_after", "copied", "retained", "drill")
     assert {path.stem for path in GOLDEN.glob("*.txt") if not path.stem.startswith(others)} == set(SCREENS)
 
 

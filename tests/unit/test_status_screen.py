@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.unit.cut_off import EVERYTHING, begun, cut_off_run, told
 from tests.unit.rollbacks import ROLLBACKS
 from tests.unit.runs import RUNS, finished
 from tests.unit.samples import (
+    BACKUP_ID,
     HOLDER,
     LONG,
     PROBES,
@@ -87,8 +89,9 @@ def status(**changes: Any) -> dict[str, Any]:
         "backups": [
             stored(),
             stored(id="staging-20261121t080000z-x1y"),
-            stored(id="broken", verified=False, size=None),
+            stored(id="broken", verified=False, size=None, environment=None, database=None, taken_at=None),
         ],
+        "last_drill": None,
         "last_run": finished(raw()),
     }
     of_migrations = {name: changes.pop(name) for name in list(changes) if name in migrations}
@@ -111,8 +114,27 @@ PENDING_07 = {"current": "06", "versions": [state("06", "security"), waiting("07
 LAST_NOT_PUT_BACK = finished(ROLLBACKS["not_put_back"])
 
 
+NOW = datetime(2026, 11, 24, 9, 0, tzinfo=timezone.utc)
+TRIED = {
+    "id": BACKUP_ID,
+    "at": "2026-11-23T05:00:12.120+00:00",
+    "ok": True,
+    "seconds": 38.2,
+    "error": None,
+    "operator": "alice",
+    "run_id": "20261123t045912z-d41",
+}
+NOT_RESTORED = {**TRIED, "ok": False, "seconds": None, "error": "the dump was changed,\x1b[2J damaged or replaced"}
+MANY = [
+    stored(id=f"staging-202611{22 - day}t100211z-k3f", taken_at=f"2026-11-{22 - day}T10:02:15Z", **changes)
+    for day, changes in enumerate(
+        [{}, {"tag": "before-sale"}, {"restore_seconds": None, "proof": "read"}, {"ledger_version": None}, {}, {}, {}]
+    )
+]
+
+
 def shown(**changes: Any) -> str:
-    return status_screen.status(status(**changes))
+    return status_screen.status(status(**changes), NOW)
 
 
 SCREENS: dict[str, Callable[[], str]] = {
@@ -184,6 +206,17 @@ SCREENS: dict[str, Callable[[], str]] = {
         probes=[SICK, SICK],
         last_run=told(started=[], problems=[NOT_STARTED]),
     ),
+    "status_backups": lambda: shown(
+        backups=[
+            *MANY,
+            stored(id="foreign", environment="production"),
+            stored(id="bad", verified=False, taken_at=None),
+        ],
+        last_drill=TRIED,
+    ),
+    "status_never_restored": lambda: shown(backups=[MANY[2]]),
+    "status_drill_failed": lambda: shown(last_drill=NOT_RESTORED),
+    "status_drill_is_old": lambda: shown(last_drill={**TRIED, "at": "2026-10-01T05:00:12Z"}),
     "status_unhealthy": lambda: shown(
         services={"running": SERVICES[:2], "stopped": SERVICES[2:], "units": SERVICES[:2]},
         probes=[PROBES[0], SICK],
@@ -229,6 +262,14 @@ def test_no_golden_file_is_left_over():
         ({"last_run": {**CUT_OFF, "cut_off": False}, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
         ({"last_run": OF_A_BACKUP}, "ansible-playbook playbooks/backup.yml -e env=staging"),
         ({"last_run": told(run=cut_off_run(command="habitat.runbook.migrate"))}, "nothing to do"),
+        (
+            {"last_drill": NOT_RESTORED},
+            "the newest backup could not be restored, take another one: "
+            "ansible-playbook playbooks/backup.yml -e env=staging",
+        ),
+        ({"last_drill": NOT_RESTORED, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
+        ({"last_drill": {**NOT_RESTORED, "id": "staging-20261101t100211z-k3f"}}, "nothing to do"),
+        ({"last_drill": TRIED}, "nothing to do"),
         ({"probes": [PROBES[0], SICK]}, "the API is not healthy: look at its log"),
         (
             {"services": {"running": [], "stopped": SERVICES}, "versions": [waiting("08", "x")]},

@@ -61,6 +61,22 @@ def test_patience_is_for_as_long_as_no_service_is_stopped():
     assert one.tick(0.1, False, 0.1), "20 s of silence are too many now"
 
 
+@pytest.mark.parametrize(("load", "limit"), [(0.2, PATIENCE), (1, PATIENCE), (2, 2 * PATIENCE), (12, 12 * PATIENCE)])
+def test_a_busy_machine_gets_longer_while_no_service_is_stopped(load, limit):
+    one, passed = switch(), 0.0
+    while not one.tick(0.5, False, None, load):
+        passed += 0.5
+    assert passed == pytest.approx(limit, abs=0.5)
+
+
+@pytest.mark.parametrize("load", [0.2, 1, 12])
+def test_while_services_are_stopped_silence_is_silence(load):
+    one, passed = switch(), 0.0
+    while not one.tick(0.5, False, 1.0, load):
+        passed += 0.5
+    assert passed == pytest.approx(SILENCE, abs=0.5)
+
+
 @pytest.mark.parametrize("seconds", [4, 60, 3600, 1e9])
 def test_a_machine_that_stood_still_has_not_lost_its_run(seconds):
     one = switch()

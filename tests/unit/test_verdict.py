@@ -298,7 +298,7 @@ def test_the_window_is_from_stop_to_healthy():
 
 def test_gathering_a_run_that_ended_before_its_first_step():
     names = [name for name, value in raw().items() if isinstance(value, dict) and name != "run"]
-    assert len(names) == 20
+    assert len(names) == 22
     facts = gather(failed("Check", "x", **{name: {} for name in names}))
     assert facts["checks"] == []
     assert facts["running"] == []

@@ -194,7 +194,7 @@ ENDS = {
         "needs_operator",
         "07 -> 05",
         ("The schema is at 05.", "NOT healthy"),
-        f"to go back: {BACK}",
+        f"to go back (restoring took 24 s when it was tried): {BACK}",
     ),
 }
 
