@@ -11,7 +11,6 @@ name: imported into the restored copy it makes it equal to the kept one.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psycopg
+from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from ansible_collections.habitat.runbook.plugins.module_utils.salvage_catalog import (
     looking,
@@ -57,7 +57,6 @@ from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 
 _COUNT = "SELECT pg_catalog.count(*) AS rows FROM {}"
 _SHOWN = 3
-_CHUNK = 1024 * 1024
 
 
 @dataclass
@@ -106,7 +105,7 @@ def salvage(kept: psycopg.Connection, base: psycopg.Connection, path: Path, abou
             _write(kept, base, compared, part, about, found)
             _prove(base, compared, part)
             part.rename(path)
-            found.file, found.size, found.sha256 = str(path), path.stat().st_size, _digest_of(path)
+            found.file, found.size, found.sha256 = str(path), path.stat().st_size, dump_files.digest_of(path)
     found.seconds = round(time.monotonic() - started, 3)
     return found
 
@@ -127,14 +126,6 @@ def _compare(kept: psycopg.Connection, base: psycopg.Connection, plan: Plan, fou
     moves = [forward(there[key]["sql"], at["last"], at["upwards"]) for key, at in ahead.items()]
     found.sequences = len(moves)
     return _Comparison(plan, ours, orders, ahead, moves)
-
-
-def _digest_of(path: Path) -> str:
-    digest_now = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            digest_now.update(chunk)
-    return digest_now.hexdigest()
 
 
 def _rows(connection: psycopg.Connection, sql: str) -> int:
@@ -170,7 +161,7 @@ def _draft(
     for spool in reversed(gone):
         with spool:
             spool.seek(0)
-            shutil.copyfileobj(spool, draft, _CHUNK)
+            shutil.copyfileobj(spool, draft)
     return numbers
 
 
@@ -199,7 +190,7 @@ def _write(
         good.close()
     with good, os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.writelines(line + b"\n" for line in [*_head(about, found), b"\\set ON_ERROR_STOP on", *first])
-        shutil.copyfileobj(good, file, _CHUNK)
+        shutil.copyfileobj(good, file)
         file.writelines(line + b"\n" for line in ending(order, compared.moves))
         file.flush()
         os.fsync(file.fileno())

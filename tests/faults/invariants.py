@@ -122,4 +122,4 @@ def _texts(stand: Stand) -> Iterator[Path]:
     """Everything that is shown or written for people."""
     for folder in (stand.folder / "screens", stand.runs, stand.reports):
         yield from (path for path in folder.rglob("*") if path.is_file())
-    yield from stand.backups.glob("*.json*")
+    yield from (path for kind in ("*.json*", "*.sql*") for path in stand.backups.glob(kind))

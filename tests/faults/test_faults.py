@@ -14,7 +14,7 @@ from tests.faults.stand import Stand, standing
 LOOKED_AT = [
     "before Take or give back the run lock",
     "after Check server, rights, client programs, space and sessions",
-    "before Dump the database, read the dump back and write its manifest",
+    "before Dump the database, prove the dump and write its manifest",
     "before Stop what runs",
     "before Apply the pending migrations",
     "after Apply the pending migrations",
