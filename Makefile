@@ -1,4 +1,4 @@
-.PHONY: venv servers demo images stack stack-down test test-long faults molecule scenarios lint bench clean
+.PHONY: venv servers demo images stack stack-down test test-long test-matrix faults molecule scenarios lint bench clean
 .DEFAULT_GOAL := test
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,10 +27,14 @@ stack-down: venv
 	@$(BIN)/python -m demo.stack down
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not matrix"
 
 test-long: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not matrix"
+
+# Every case of what the two above try some of.
+test-matrix: venv
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m matrix
 
 # FAULTS=sample: some of them, for CI.
 faults: venv

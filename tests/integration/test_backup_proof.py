@@ -51,8 +51,13 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
-@pytest.mark.parametrize(("form", "jobs"), [("custom", 1), ("directory", 3)])
+FORMS = [(form, jobs, how) for form, jobs in (("custom", 1), ("directory", 3)) for how in ("zstd", "gzip", "none")]
+
+
+@pytest.mark.parametrize(
+    ("form", "jobs", "compression"),
+    [FORMS[0], FORMS[4], *(pytest.param(*one, marks=pytest.mark.long) for one in FORMS[1:4] + FORMS[5:])],
+)
 def test_every_form_is_restored_and_compared(session, folder, form, jobs, compression):
     session.execute(ROWS)
     before = databases(session)
@@ -172,7 +177,9 @@ def refusal(session: psycopg.Connection, told: dict, path: Path) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("compression", ["zstd", "gzip", "none"])
+@pytest.mark.parametrize(
+    "compression", ["zstd", *(pytest.param(one, marks=pytest.mark.long) for one in ("gzip", "none"))]
+)
 def test_every_flipped_bit_and_every_cut_is_refused(session, folder, compression):
     session.execute(ROWS)
     told = take(session, folder, compression=compression, proof=manifest.READ)
@@ -186,6 +193,7 @@ def test_every_flipped_bit_and_every_cut_is_refused(session, folder, compression
     assert manifest.list_backups(folder, check=True)[0].verified
 
 
+@pytest.mark.long
 def test_every_flipped_bit_in_a_folder_is_refused(session, folder, tmp_path):
     session.execute(ROWS)
     told = take(session, folder, form="directory", proof=manifest.READ)

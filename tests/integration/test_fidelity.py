@@ -291,7 +291,7 @@ def server_of_15():
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="module", params=["own", pytest.param("15", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["own", pytest.param("15", marks=pytest.mark.matrix)])
 def server(request, cluster):
     with server_of_15() if request.param == "15" else contextlib.nullcontext(cluster) as running:
         with running.connect() as admin:
@@ -320,7 +320,7 @@ def ground(server, tmp_path):
 
 
 EACH = pytest.mark.parametrize(
-    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in FAILS]
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.matrix) for name in FAILS]
 )
 
 

@@ -20,10 +20,9 @@ from tests.integration.schema_of_everything import ROLES
 
 RUN = "20261122t100271z-k3f"
 LIVE, COPY = "everything", "everything_copied"
-# Those that make a server of their own version first take longer than the whole of the rest.
-VERSIONS = [pytest.param(17, marks=pytest.mark.xdist_group("everything"))] + [
+VERSIONS = [
     pytest.param(major, marks=[pytest.mark.long, pytest.mark.xdist_group(f"everything-{major}")])
-    for major in (15, 16, 18)
+    for major in (15, 16, 17, 18)
 ]
 
 
