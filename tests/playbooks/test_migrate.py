@@ -159,6 +159,7 @@ def test_bad_files_are_refused_before_anything_is_touched(at_05):
     assert at_05.report()["outcome"] == "refused"
 
 
+@pytest.mark.long
 def test_preflight_refuses_a_long_transaction_and_names_strangers(at_05):
     with at_05.connect() as other, other.transaction():
         other.execute("SELECT count(*) FROM members")
@@ -170,6 +171,7 @@ def test_preflight_refuses_a_long_transaction_and_names_strangers(at_05):
     assert at_05.report()["outcome"] == "refused"
 
 
+@pytest.mark.long
 def test_a_setting_that_is_none_is_refused_before_the_window(at_05):
     processes = at_05.processes()
     done = at_05.run("migrate.yml", "-e", "habitat_lock_timeout=soon")

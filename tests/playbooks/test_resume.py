@@ -28,6 +28,7 @@ def kill_everything(operator: Operator, run: subprocess.Popen[str]) -> str:
     return folder.name
 
 
+@pytest.mark.long
 def test_with_nothing_cut_off_there_is_nothing_to_resume(at_05):
     before = at_05.written(), at_05.processes()
     done = at_05.run("playbooks/resume.yml")

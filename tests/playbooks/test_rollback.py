@@ -292,6 +292,7 @@ def test_failing_health_is_put_back_and_what_was_written_meanwhile_is_kept(at_07
     assert int(counted[1].replace(" ", "")) >= 10
 
 
+@pytest.mark.long
 def test_a_restore_point_that_is_insisted_on_is_missed_before_anything_is_touched(at_05):
     processes = at_05.processes()
     done = at_05.run("migrate.yml", "-e", "habitat_on_partial=restore", "-e", "habitat_restore_point_budget=0")

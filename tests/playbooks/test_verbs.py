@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
+
 
 def test_plan_as_table_and_as_json(at_05):
     shown = at_05.run("playbooks/plan.yml")
@@ -17,6 +19,7 @@ def test_plan_as_table_and_as_json(at_05):
     assert data["pending"][0]["down"]["state"] == "ok"
 
 
+@pytest.mark.long
 def test_plan_names_broken_downs_and_refusals(at_05):
     at_05.write("08_odd.sql", "CREATE TABLE odd (id int);\n-- Down migration\n-- drop it by hand, see the wiki\n")
     shown = at_05.run("playbooks/plan.yml")
@@ -46,6 +49,7 @@ def test_status_as_table_and_as_json(at_05):
     assert data["last_run"]["outcome"] == "succeeded"
 
 
+@pytest.mark.long
 def test_status_of_stopped_services_says_so(at_05):
     at_05.stop_service("habitat:")
     shown = at_05.run("playbooks/status.yml")
@@ -65,6 +69,7 @@ def test_backup_alone(at_05):
     assert "LOCK      free" in at_05.run("playbooks/status.yml").screen
 
 
+@pytest.mark.long
 def test_baseline_of_a_database_without_a_ledger(at_05):
     at_05.execute("DROP TABLE schema_migrations, schema_migrations_progress")
     refused = at_05.run("migrate.yml")
@@ -83,6 +88,7 @@ def test_baseline_of_a_database_without_a_ledger(at_05):
     assert at_05.run("migrate.yml").code == 0
 
 
+@pytest.mark.long
 def test_the_table_of_the_founding_document(operator):
     """A database that was kept by hand: two columns, rows by hand, migrated on from there."""
     shutil.rmtree(operator.schema)
