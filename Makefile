@@ -36,7 +36,7 @@ test-long: venv
 test-matrix: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m matrix
 
-# FAULTS=sample: some of them, for CI.
+# FAULTS=sample: some of them.
 faults: venv
 	PYTHONPATH=collections $(BIN)/python -m tests.faults $(or $(FAULTS),full)
 
