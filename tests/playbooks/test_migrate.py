@@ -91,7 +91,8 @@ def test_failing_health_leaves_the_services_up_and_names_the_way_back(at_05):
     assert done.code == 2
     report = at_05.report()
     assert report["outcome"] == "needs_operator"
-    assert f"to go back: ansible-playbook rollback.yml -e backup={report['backup']['id']}" in done.screen
+    assert "to go back (restoring took " in done.screen
+    assert f": ansible-playbook rollback.yml -e backup={report['backup']['id']}" in done.screen
     assert "NOT healthy" in done.screen
     assert set(at_05.services().values()) == {"RUNNING"}
     assert at_05.versions()[-1] == "08"

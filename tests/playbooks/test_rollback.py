@@ -158,7 +158,7 @@ def test_without_a_choice_it_lists_what_there_is_and_does_nothing(at_07):
     before = at_07.written(), at_07.processes(), copies(at_07)
     done = at_07.run("rollback.yml")
     assert done.code == 2
-    assert re.search(rf"{backup} .* 05 +yes", done.screen)
+    assert re.search(rf"{backup} .* 05 +restored, ", done.screen)
     assert f"ansible-playbook rollback.yml -e backup={backup}" in done.screen
     assert "ansible-playbook rollback.yml -e env=local -e to=06" in done.screen
     assert (at_07.written(), at_07.processes(), copies(at_07)) == before
