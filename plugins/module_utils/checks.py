@@ -20,7 +20,9 @@ from psycopg.rows import dict_row
 
 OLDEST_SERVER = 15
 NEWEST_SERVER = 18
-_FREE_CONNECTIONS = 5
+# While it backs up a run has one session, two of pg_dump, at most four that count rows, and four more of pg_dump in the
+# directory form; the others of a run are fewer.
+_FREE_CONNECTIONS = 11
 _SPARE_BYTES = 64 * 1024 * 1024
 
 _SERVER = """

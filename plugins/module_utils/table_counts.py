@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import reopened
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import (
     Snapshot,
+    Table,
     count_tables,
     reading_settings,
 )
@@ -67,16 +68,24 @@ class TableCounts:
     def _work(self) -> None:
         from psycopg import sql
 
-        with suppress(IndexError):
-            table = self._waiting.popleft()
-            with reopened(self._connection) as session:
-                self._open.append(session)
-                session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                name = sql.Literal(self._snapshot.name)
-                session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
-                session.execute(reading_settings(session))
-                # All at once, and now: later on whoever waits for the snapshot's owner would be in the way.
-                session.execute(self._locks.encode())
-                while True:
-                    self._found.update(count_tables(session, [table]))
-                    table = self._waiting.popleft()
+        table = self._next()
+        if table is None:
+            return
+        with reopened(self._connection) as session:
+            self._open.append(session)
+            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            name = sql.Literal(self._snapshot.name)
+            session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
+            session.execute(reading_settings(session))
+            # All at once, and now: later on whoever waits for the snapshot's owner would be in the way.
+            session.execute(self._locks.encode())
+            while table is not None:
+                self._found.update(count_tables(session, [table]))
+                table = self._next()
+
+    def _next(self) -> Table | None:
+        """The next table to be counted, taken by one worker only; None when there is none any more."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None

@@ -20,6 +20,7 @@ BURNERS = max(1, 4 // PROCESSES)
 """Per stand; many stands are a load, too."""
 
 _NICE = os.environ.get("FAULTS_NICE", "-5")
+"""Of the burners: -5 gives each three times the share of a step."""
 
 # The kernel may share time out among sessions first (autogroup), and then a nice counts within its session only.
 _BURN = f"""
