@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,18 +142,36 @@ def partial_dump(folder: Path, backup: str, form: str = dump_files.CUSTOM) -> It
     Programs that inherit the descriptor inherit the lock: it is free when the last of them is gone.
     """
     path = folder / f"{backup}.dump.part"
+    fd = None
     try:
-        fd = _new_folder(path) if form == dump_files.DIRECTORY else _new_file(path)
-    except FileExistsError as error:
-        raise BackupError(f"{path} is being written by another process; wait for it to end") from error
-    try:
+        with _uninterrupted():
+            fd = _created(path, form)
         _lock(fd, path)
         yield fd
     finally:
-        dump_files.remove(path)
-        for name in (f"{backup}.globals.sql.part", f"{backup}.json.part"):
-            (folder / name).unlink(missing_ok=True)
-        os.close(fd)
+        if fd is not None:
+            with _uninterrupted():
+                dump_files.remove(path)
+                for name in (f"{backup}.globals.sql.part", f"{backup}.json.part"):
+                    (folder / name).unlink(missing_ok=True)
+                os.close(fd)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: between a file's creation and our knowing of it, and half way through its removal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _created(path: Path, form: str) -> int:
+    try:
+        return _new_folder(path) if form == dump_files.DIRECTORY else _new_file(path)
+    except FileExistsError as error:
+        raise BackupError(f"{path} is being written by another process; wait for it to end") from error
 
 
 def _new_file(path: Path) -> int:
