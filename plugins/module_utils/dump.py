@@ -82,8 +82,8 @@ class How:
     """How a backup is taken.
 
     ``by_run``: the run that takes it when that is not the one whose id the backup gets. ``form``: CUSTOM or DIRECTORY.
-    ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that count rows,
-    dump in the directory form and restore for the proof, at most. ``proof``: READ or RESTORE. ``tag``: a word that
+    ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that
+    dump in the directory form and restore for the proof, at most; one fewer count rows beside pg_dump. ``proof``: READ or RESTORE. ``tag``: a word that
     keeps it for good. ``room``: bytes free for the server's data, None when that is not known. ``bin_dir`` and
     ``container`` (the id of the database's own) say where the programs are, see ``find_tools``. ``lock_wait_ms``: how
     long a table that somebody else keeps locked is waited for.
@@ -243,7 +243,8 @@ def _dump_snapshot(
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
         tools.dumping_to(part.path, part.fd, compressed, environment, jobs) as dump,
         tools.dumping(["--schema-only", *where], environment, schema) as plain,
-        TableCounts(connection, snapshot, how.jobs) as counts,
+        # One fewer, since pg_dump keeps a processor busy already.
+        TableCounts(connection, snapshot, how.jobs - 1) as counts,
     ):
         watch = Watch(connection, (dump, plain), session, how.lock_wait_ms)
         # They write when they hold all locks. Until then somebody can get between, and what is read would only hide it.

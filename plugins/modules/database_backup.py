@@ -68,7 +68,8 @@ options:
     choices: [zstd, gzip, none]
   jobs:
     description:
-      - Number of sessions that count rows, dump in the directory form and restore for the proof, at most.
+      - Number of sessions that dump in the directory form and restore for the proof, at most. One fewer, but at least
+        one, counts rows while C(pg_dump) works.
       - As many as the host has processors, at most 4, when V(0).
     type: int
     default: 0
