@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from ansible_collections.habitat.runbook.plugins.module_utils import dump_files
 from ansible_collections.habitat.runbook.plugins.module_utils.dump_files import sync_folder
+from ansible_collections.habitat.runbook.plugins.module_utils.interruption import uninterrupted
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import NAME, BackupError
 
 _OURS_ALONE = 0o700
@@ -144,27 +144,17 @@ def partial_dump(folder: Path, backup: str, form: str = dump_files.CUSTOM) -> It
     path = folder / f"{backup}.dump.part"
     fd = None
     try:
-        with _uninterrupted():
+        with uninterrupted():
             fd = _created(path, form)
         _lock(fd, path)
         yield fd
     finally:
         if fd is not None:
-            with _uninterrupted():
+            with uninterrupted():
                 dump_files.remove(path)
                 for name in (f"{backup}.globals.sql.part", f"{backup}.json.part"):
                     (folder / name).unlink(missing_ok=True)
                 os.close(fd)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: between a file's creation and our knowing of it, and half way through its removal."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _created(path: Path, form: str) -> int:

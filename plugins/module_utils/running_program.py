@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ansible_collections.habitat.runbook.plugins.module_utils.interruption import uninterrupted
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 from ansible_collections.habitat.runbook.plugins.module_utils.snapshot import raise_if_stuck
 
@@ -49,15 +50,21 @@ class Program:
     ) -> None:
         self.name = Path(command[0]).name
         self._messages = os.fdopen(os.memfd_create("messages"), "w+b")
-        self._process = subprocess.Popen(
-            command,
-            stdin=given,
-            stdout=output,
-            stderr=self._messages,
-            env=environment,
-            pass_fds=kept,
-            preexec_fn=_dies_with_us(last_signal),
-        )
+        try:
+            with uninterrupted():
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=given,
+                    stdout=output,
+                    stderr=self._messages,
+                    env=environment,
+                    pass_fds=kept,
+                    preexec_fn=_dies_with_us(last_signal),
+                )
+        except KeyboardInterrupt:
+            if hasattr(self, "_process"):
+                Program.end(self)
+            raise
 
     def messages(self) -> list[str]:
         self._messages.seek(0)
@@ -136,6 +143,7 @@ def _dies_with_us(last_signal: signal.Signals = signal.SIGKILL) -> Callable[[], 
     parent = os.getpid()
 
     def tie() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         # prctl(2): the kernel sends the signal when the parent is gone, also when it was killed itself.
         _LIBC.prctl(_PR_SET_PDEATHSIG, last_signal)
         if os.getppid() != parent:

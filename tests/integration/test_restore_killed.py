@@ -200,16 +200,16 @@ def test_the_session_that_renames_is_ended(scene, moment):
 
 @pytest.mark.parametrize("moment", ["first", "second", "commit"])
 def test_the_server_is_killed_during_the_swap(scene, moment):
+    """The backend that renames may outlive its server by a moment, and get through since nobody is in its way."""
     with held_up(scene, moment) as (run, process, _):
         scene.server.kill()
         scene.server.start()
         said, error = process.communicate(timeout=90)
-        assert scene.look(run) == (moment == "commit")
+        swapped = scene.look(run)
+    assert swapped or moment != "commit"
     if "does not answer" not in error:
-        assert (said, error) == (
-            ("done\n", "") if moment == "commit" else ("", "the connection to the server was lost\n")
-        )
-    scene.reset(scene.goes_on([run] if moment == "commit" else []))
+        assert (said, error) == (("done\n", "") if swapped else ("", "the connection to the server was lost\n"))
+    scene.reset(scene.goes_on([run] if swapped else []))
 
 
 def test_the_server_is_killed_during_the_restore(scene):
