@@ -22,6 +22,21 @@ from demo.embedded import postgres
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# In memory a database is made and dropped three times as fast as on a disk.
+MEMORY = Path("/dev/shm")
+ENOUGH_BYTES = 4_000_000_000
+
+
+def _is_good_for_all(folder: Path) -> bool:
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        return False
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize > ENOUGH_BYTES and not disk.f_flag & os.ST_NOEXEC
+
+
+if "TMPDIR" not in os.environ and _is_good_for_all(MEMORY):
+    tempfile.tempdir = str(MEMORY)
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -95,7 +110,7 @@ def database(cluster: Cluster) -> Iterator[str]:
     """Name of an empty database that is dropped after the test."""
     name = f"t{os.getpid()}_{next(_serial)}"
     with cluster.connect() as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0 STRATEGY file_copy')
     yield name
     with cluster.connect() as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

@@ -25,7 +25,7 @@ from demo.embedded import stack as embedded
 from demo.embedded import state
 from tests.faults.probing import Clients
 from tests.integration.habitat import apply, schema_of
-from tests.playbooks.conftest import RECAP, Finished, Operator, fresh
+from tests.playbooks.conftest import RECAP, Finished, Operator, bring_to_05, fresh
 
 SILENCE, PATIENT_SILENCE = 3.0, 15.0
 """habitat_silence of a run that is going to be cut off: as short as a quiet machine allows, so that its guard does not
@@ -38,14 +38,14 @@ GENEROUS = 600.0
 
 SLOW = "08_slow.sql"
 _PLUGINS = Path(__file__).parent / "callback_plugins"
-_RUN_PER_SILENCE = 4
 _MARK = "HABITAT_FAULT"
 _NEXT = re.compile(r"^NEXT\s+(.*)$", re.MULTILINE)
 
 
 def quick(silence: float) -> tuple[str, ...]:
     """Arguments of a run that is going to be cut off."""
-    return ("-e", f"habitat_silence={silence:g}", "-e", f"habitat_health_deadline={HEALTH_DEADLINE}")
+    settings = {"habitat_silence": silence, "habitat_health_deadline": HEALTH_DEADLINE, "lock_patience": 2 * silence}
+    return tuple(word for name, value in settings.items() for word in ("-e", f"{name}={value:g}"))
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = GENEROUS) -> Any:
@@ -226,12 +226,11 @@ def next_command(screen: str) -> list[str]:
 
 
 def build(stand: Stand) -> None:
-    """Version 05 as the runbook itself made it, and what the schema of each version is."""
+    """A template of version 05, and what the schema of each version is."""
     stand.reset("template0")
-    begun = time.monotonic()
-    _migrate(stand, "-e", "target=05")
+    bring_to_05(stand)
     # Between two steps a busy machine needs longer.
-    stand.silence = min(PATIENT_SILENCE, max(SILENCE, (time.monotonic() - begun) / _RUN_PER_SILENCE))
+    stand.silence = min(PATIENT_SILENCE, max(SILENCE, _seconds_of_a_play(stand)))
     stand.keep_as("habitat_05")
     with stand.connect("postgres") as connection:
         connection.execute("CREATE DATABASE habitat OWNER habitat TEMPLATE habitat_05")
@@ -243,6 +242,14 @@ def build(stand: Stand) -> None:
                 apply(session, version, version)
             stand.references[version] = schema_of(looking)
     stand.references["08"] = stand.references["07"]
+
+
+def _seconds_of_a_play(stand: Stand) -> float:
+    """How long the controller needs to find out that there is nothing to do."""
+    begun = time.monotonic()
+    done = stand.type("migrate.yml", "-e", "target=05")
+    assert done.code == 0, done.screen
+    return time.monotonic() - begun
 
 
 def prepare_07(stand: Stand) -> None:

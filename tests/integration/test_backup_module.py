@@ -279,7 +279,7 @@ def large(cluster) -> Iterator[str]:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_killed_in_the_middle_of_the_data(cluster, large, options, folder, how):
     options["login_db"] = large
     process = start("database_backup", **options)
@@ -308,6 +308,7 @@ def test_interrupted_it_cleans_up_itself(cluster, large, options, folder):
     wait_for(lambda: not dumping() and not sessions(cluster), 3)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_data(large, options, folder):
     """The dump is some 20 MB; a module that held it would show."""
     options["login_db"] = large

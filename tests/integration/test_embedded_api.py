@@ -111,7 +111,7 @@ def test_the_worker_writes_on_its_own(running):
         soon(lambda: session.execute(query).fetchone()[0] >= before + 2)
 
 
-@pytest.mark.parametrize("program", ["api1", "worker"])
+@pytest.mark.parametrize("program", ["api1", pytest.param("worker", marks=pytest.mark.long)])
 def test_a_killed_process_comes_back_and_a_stopped_one_stays_away(running, program):
     name = f"habitat:{program}"
     pid = running.pid(name)

@@ -144,6 +144,7 @@ def test_up_recovers_from_a_supervisor_that_was_killed(runner):
     runner.ok("up")
 
 
+@pytest.mark.long
 def test_a_port_that_somebody_took_is_chosen_again(runner):
     runner.ok("up")
     runner.ok("down")
@@ -155,6 +156,7 @@ def test_a_port_that_somebody_took_is_chosen_again(runner):
     assert after.api_ports[0] == before.api_ports[0] and after.app_password == before.app_password
 
 
+@pytest.mark.long
 def test_a_first_up_that_was_interrupted_is_done_again(runner):
     runner.folder.mkdir(mode=0o700)
     stack = state.create(runner.folder)
@@ -169,6 +171,7 @@ def test_a_first_up_that_was_interrupted_is_done_again(runner):
     runner.ok("up")
 
 
+@pytest.mark.long
 def test_a_database_that_was_taken_away_is_not_made_again(runner):
     runner.ok("up")
     runner.control("stop", "habitat:*")

@@ -193,6 +193,7 @@ def test_a_release_with_services_stopped_leaves_them_as_the_run_says(ground, app
     assert not (ground.kept() / "report.json").exists()
 
 
+@pytest.mark.long
 def test_services_that_do_not_start_are_said_and_what_is_left_is_kept_for_the_next_try(ground, application):
     ground.take()
     stop(ground, application)

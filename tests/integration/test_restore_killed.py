@@ -35,6 +35,8 @@ from tests.integration.killed_scene import (
 # The moment within the restore, and within the swap, in parts of what each takes; the swap's end is in there, too.
 RESTORE, SWAP = ("restore", 1.0), ("swap", 1.3)
 
+FIRST = pytest.param("first", marks=pytest.mark.long)
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Iterator[Scene]:
@@ -120,11 +122,9 @@ def kill_at(scene: Scene, durations: dict[str, float], moment: tuple[str, float]
     return [run] if swapped else []
 
 
-# Five moments each; the rest of the twenty takes a while.
-_LONG = [pytest.param(seed, clients, marks=pytest.mark.long) for seed, clients in ((0, 0), (1, 0), (2, 1))]
-
-
-@pytest.mark.parametrize(("seed", "clients"), [(3, 1), *_LONG])
+# Five moments each.
+@pytest.mark.long
+@pytest.mark.parametrize(("seed", "clients"), [(0, 0), (1, 0), (2, 1), (3, 1)])
 def test_killed_at_random_moments(scene, durations, seed, clients):
     """With clients that reconnect fifty times a second, too: they lose nothing, and the next run gets past them."""
     chance = random.Random(seed)  # noqa: S311
@@ -175,7 +175,7 @@ def owner_with(scene: Scene, setting: str, where: str = "") -> Iterator[None]:
         admin.execute(f"{role} RESET {setting}")
 
 
-@pytest.mark.parametrize("moment", ["first", "second"])
+@pytest.mark.parametrize("moment", [FIRST, "second"])
 def test_killed_in_the_middle_of_a_rename(scene, moment):
     with held_up(scene, moment) as (run, process, _):
         process.kill()
@@ -184,7 +184,7 @@ def test_killed_in_the_middle_of_a_rename(scene, moment):
     scene.reset(scene.goes_on([]))
 
 
-@pytest.mark.parametrize("moment", ["first", "second", "commit"])
+@pytest.mark.parametrize("moment", [FIRST, "second", "commit"])
 def test_the_session_that_renames_is_ended(scene, moment):
     """The run lives on and has to tell what became of it."""
     with held_up(scene, moment) as (run, process, pid):
@@ -198,7 +198,7 @@ def test_the_session_that_renames_is_ended(scene, moment):
     scene.reset(scene.goes_on([run] if moment == "commit" else []))
 
 
-@pytest.mark.parametrize("moment", ["first", "second", "commit"])
+@pytest.mark.parametrize("moment", [FIRST, "second", "commit"])
 def test_the_server_is_killed_during_the_swap(scene, moment):
     """The backend that renames may outlive its server by a moment, and get through since nobody is in its way."""
     with held_up(scene, moment) as (run, process, _):

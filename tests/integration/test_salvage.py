@@ -380,6 +380,7 @@ def test_an_owner_who_is_no_superuser_salvages_and_imports(scene, cluster):
         scene.execute("postgres", f"DROP ROLE {role}")
 
 
+@pytest.mark.long
 def test_a_large_table_takes_no_more_memory_than_a_small_one(scene):
     scene.begin("CREATE TABLE big (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), t text)")
     scene.execute(scene.kept, "INSERT INTO big (t) SELECT repeat(i::text, 50) FROM generate_series(1, 20000) i")

@@ -17,8 +17,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, run_folder
+from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer import write_bundle
+from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_options
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import list_copies
+from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.inputs import new_run_id
+from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 
 from demo.embedded import stack as embedded
 from demo.embedded import state
@@ -199,7 +204,7 @@ def fresh(operator: Operator, template: str) -> Operator:
         connection.execute("DROP DATABASE IF EXISTS habitat WITH (FORCE)")
         for copy in list_copies(connection, "habitat"):
             connection.execute(f'DROP DATABASE "{copy.name}" WITH (FORCE)')
-        connection.execute(f"CREATE DATABASE habitat OWNER habitat TEMPLATE {template}")
+        connection.execute(f"CREATE DATABASE habitat OWNER habitat TEMPLATE {template} STRATEGY file_copy")
     operator.start_service("habitat:")
     return operator
 
@@ -218,11 +223,24 @@ def at_05(running_stack: Path, template_05: str) -> Operator:
 
 @pytest.fixture(scope="session")
 def template_05(running_stack: Path) -> str:
-    """A copy of the database as the runbook itself migrated it to 05."""
+    """A copy of the database at version 05."""
     operator = fresh(Operator(running_stack), "template0")
-    done = operator.run("migrate.yml", "-e", "target=05")
-    assert done.code == 0, done.screen
+    bring_to_05(operator)
     operator.stop_service("habitat:")
     with operator.connect("postgres") as connection:
         connection.execute("ALTER DATABASE habitat RENAME TO habitat_05")
     return "habitat_05"
+
+
+def bring_to_05(operator: Operator) -> None:
+    """Apply 01 to 05 with the engine of migrate.yml, in a small part of the time that the playbook takes."""
+    stack, who = operator.stack, Run(new_run_id(), "template", environment="local")
+    where = {"host": stack.host, "port": stack.port, "user": stack.owner, "password": stack.owner_password}
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(**where, dbname="habitat", autocommit=True, options=session_options("5s", "1min"))
+
+    plan = operator.runtime.parent / "plan"
+    write_bundle(plan, read_schema(state.REPOSITORY / "schema").migrations)
+    outcome = engine.apply(connect(), connect, str(plan), [f"{number:02d}" for number in range(1, 6)], who)
+    assert not outcome.failure, outcome.failure
