@@ -18,7 +18,7 @@ LOOKED_AT = [
     "before Stop what runs",
     "before Apply the pending migrations",
     "after Apply the pending migrations",
-    "after Start what was stopped, and nothing else",
+    "before Start what was stopped, and nothing else",
     "before Wait until the application is healthy",
     "after Write the report and say how it ended",
 ]

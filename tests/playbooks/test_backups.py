@@ -25,6 +25,7 @@ def of_variables(**variables) -> list[str]:
     return ["-e", json.dumps(variables)]
 
 
+@pytest.mark.long
 def test_a_drill_restores_the_newest_backup_and_leaves_nothing(at_05):
     assert at_05.run("playbooks/backup.yml").code == 0
     done = at_05.run("playbooks/drill.yml")

@@ -31,6 +31,7 @@ def is_right_again(at_05) -> None:
     assert at_05.versions()[-1] == "07"
 
 
+@pytest.mark.long
 def test_cancelling_from_another_terminal_ends_a_run_with_the_services_up(at_05):
     run = begin_window(at_05)
     done = at_05.run("playbooks/cancel.yml")

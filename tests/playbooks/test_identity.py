@@ -95,7 +95,8 @@ def test_a_production_backup_is_adopted_by_name_and_with_a_reason(at_05):
     assert "ADOPTED" in next(at_05.reports.glob("*/report.md")).read_text()
 
 
-@pytest.mark.parametrize("proof", ["restore", pytest.param("read", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("proof", ["restore", "read"])
 def test_what_the_role_could_not_restore_is_said_before_anything_starts(at_05, proof):
     at_05.execute("CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
     at_05.execute("ALTER FUNCTION audit() OWNER TO habitat")

@@ -184,8 +184,12 @@ def test_check_mode_shows_the_rollback_and_changes_nothing(at_07):
     [
         (["backup=staging-20261122t100211z-k3f"], "is of environment staging"),
         (["backup=local-20261122t100211z-k3f"], "there is no backup local-20261122t100211z-k3f"),
-        (["backup=pre-migration-20260210-100000"], "there is no backup pre-migration-20260210-100000"),
-        (["backup=latest"], "there is no backup"),
+        pytest.param(
+            ["backup=pre-migration-20260210-100000"],
+            "there is no backup pre-migration-20260210-100000",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(["backup=latest"], "there is no backup", marks=pytest.mark.long),
         (["backup=latest", "to=05"], "backup and to are both given"),
         (["to=99"], "05"),
         (["steps=0"], "expected a number from 1 to 999"),
