@@ -82,11 +82,11 @@ class How:
     """How a backup is taken.
 
     ``by_run``: the run that takes it when that is not the one whose id the backup gets. ``form``: CUSTOM or DIRECTORY.
-    ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that
-    dump in the directory form and restore for the proof, at most; one fewer count rows beside pg_dump. ``proof``: READ or RESTORE. ``tag``: a word that
-    keeps it for good. ``room``: bytes free for the server's data, None when that is not known. ``bin_dir`` and
-    ``container`` (the id of the database's own) say where the programs are, see ``find_tools``. ``lock_wait_ms``: how
-    long a table that somebody else keeps locked is waited for.
+    ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that dump in the
+    directory form and restore for the proof, at most; one fewer count rows beside pg_dump. ``proof``: READ or RESTORE.
+    ``tag``: a word that keeps it for good. ``room``: bytes free for the server's data, None when that is not known.
+    ``bin_dir`` and ``container`` (the id of the database's own) say where the programs are, see ``find_tools``.
+    ``lock_wait_ms``: how long a table that somebody else keeps locked is waited for.
     """
 
     form: str = CUSTOM

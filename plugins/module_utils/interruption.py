@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT comes when the block has ended. A program started inside inherits that, unless it lets it through again."""
+    """SIGINT comes when the block has ended. A program that is started inside inherits that."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -26,6 +26,9 @@ from typing import Any, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
+OPTIONS = {"run_dir": {"type": "path"}, "wait": {"type": "float"}}
+"""Options of a module whose work may be a job, as in the documentation fragment habitat.runbook.job."""
+
 _POLL_SECONDS = 0.02
 _NO_RESULT = "the step has left no result: it was ended from outside, or the disk of its run is full; see status.yml"
 

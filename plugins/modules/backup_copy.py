@@ -47,20 +47,10 @@ options:
     description: Seconds after which a command is ended.
     type: float
     default: 3600
-  run_dir:
-    description:
-      - Folder of the run on the host.
-      - When it is given, the module works only while this run holds the run lock.
-    type: path
-  wait:
-    description:
-      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
-        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
-      - Left out, and without O(run_dir), the module does its work before it answers.
-    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
+  - habitat.runbook.job
 attributes:
   check_mode:
     support: full
@@ -165,8 +155,7 @@ def main() -> None:
         verify={"type": "list", "elements": "str"},
         to={"type": "str"},
         time_limit={"type": "float", "default": 3600},
-        run_dir={"type": "path"},
-        wait={"type": "float"},
+        **jobs.OPTIONS,
     )
     module = AnsibleModule(
         argument_spec=spec,

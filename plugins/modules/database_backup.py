@@ -93,17 +93,6 @@ options:
     description: Person behind the run, written into the manifest.
     type: str
     default: unknown
-  run_dir:
-    description:
-      - Folder of the run on the host.
-      - When it is given, the module works only while this run holds the run lock, and shows it that it is at work.
-    type: path
-  wait:
-    description:
-      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
-        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
-      - Left out, and without O(run_dir), the module does its work before it answers.
-    type: float
 attributes:
   check_mode:
     support: full
@@ -118,6 +107,7 @@ requirements:
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
+  - habitat.runbook.job
   - ansible.builtin.action_common_attributes
 seealso:
   - module: habitat.runbook.database_backup_info
@@ -245,8 +235,7 @@ OPTIONS = {
     "tag": {"type": "str"},
     "data_dir": {"type": "path"},
     "operator": {"type": "str", "default": "unknown"},
-    "run_dir": {"type": "path"},
-    "wait": {"type": "float"},
+    **jobs.OPTIONS,
 }
 
 

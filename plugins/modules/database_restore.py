@@ -33,20 +33,10 @@ options:
       - Inside the container there is one only, since the dump is streamed there and cannot be read in several places.
     type: int
     default: 0
-  run_dir:
-    description:
-      - Folder of the run on the host.
-      - When it is given, the module works only while this run holds the run lock.
-    type: path
-  wait:
-    description:
-      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
-        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
-      - Left out, and without O(run_dir), the module does its work before it answers.
-    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
+  - habitat.runbook.job
 attributes:
   check_mode:
     support: full
@@ -172,8 +162,7 @@ def main() -> None:
         backup_dir={"type": "path", "required": True},
         bin_dir={"type": "path"},
         jobs={"type": "int", "default": 0},
-        run_dir={"type": "path"},
-        wait={"type": "float"},
+        **jobs.OPTIONS,
     )
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     require_psycopg(module)

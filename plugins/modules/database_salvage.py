@@ -45,20 +45,10 @@ options:
   data_dir:
     description: Data folder of the server when it is on this host, to see whether there is room for another database.
     type: path
-  run_dir:
-    description:
-      - Folder of the run on the host.
-      - When it is given, the module works only while this run holds the run lock.
-    type: path
-  wait:
-    description:
-      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
-        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
-      - Left out, and without O(run_dir), the module does its work before it answers.
-    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
+  - habitat.runbook.job
 attributes:
   check_mode:
     support: full
@@ -244,8 +234,7 @@ def main() -> None:
         backup_dir={"type": "path", "required": True},
         bin_dir={"type": "path"},
         data_dir={"type": "path"},
-        run_dir={"type": "path"},
-        wait={"type": "float"},
+        **jobs.OPTIONS,
     )
     needed = [("state", "written", ["kept", "base", "backup"]), ("state", "imported", ["kept"])]
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True, required_if=needed)

@@ -52,11 +52,6 @@ options:
     description:
       - A parsed plan on the host, as M(habitat.runbook.preflight) returns it. Made of O(schema_dir) when left out.
     type: path
-  run_dir:
-    description:
-      - Folder of the run on the host.
-      - When it is given, the module works only while this run holds the run lock.
-    type: path
   operator:
     description: Person behind the run, written into the ledger.
     type: str
@@ -89,15 +84,10 @@ options:
       - With O(state=reverted) the module finds out for itself.
     type: bool
     default: true
-  wait:
-    description:
-      - Seconds after which the module answers that it is still working, while it works on as a job of its own on the
-        host; M(habitat.runbook.job) then waits for its end. The action plugin sets this and waits.
-      - Left out, and without O(run_dir), the module does its work before it answers.
-    type: float
 extends_documentation_fragment:
   - community.postgresql.postgres
   - habitat.runbook.run
+  - habitat.runbook.job
 attributes:
   check_mode:
     support: full
@@ -243,7 +233,6 @@ def main() -> None:
         plan={"type": "path"},
         env={"type": "str", "required": True},
         run_id={"type": "str", "required": True},
-        run_dir={"type": "path"},
         operator={"type": "str", "default": "unknown"},
         origin={"type": "str", "default": "unknown"},
         lock_timeout={"type": "str", "default": "5s"},
@@ -251,7 +240,7 @@ def main() -> None:
         writer_roles={"type": "list", "elements": "str", "default": []},
         drain={"type": "float", "default": 10},
         fence_by_right={"type": "bool", "default": True},
-        wait={"type": "float"},
+        **jobs.OPTIONS,
     )
     module = AnsibleModule(
         argument_spec=spec,
