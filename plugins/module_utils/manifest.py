@@ -87,7 +87,8 @@ _SHAPE: dict[str, Any] = {
     "tables": dict,
     "materialized_views": dict,
     "sequences": dict,
-    "large_objects": int,
+    "large_objects": {"count": int, "digest": str},
+    "roles": list,
     "extensions": dict,
 }
 
@@ -219,7 +220,8 @@ def _contradictions(data: dict[str, Any], expected_id: str) -> Iterator[str]:
     digests = (data["dump"]["sha256"], data["globals"]["sha256"], data["schema_sha256"])
     if not all(map(_SHA256.match, digests)):
         yield "the manifest's sha256 is not one"
-    for name, texts in (("ledger_versions", data["ledger_versions"] or ()), ("snapshot.xip", data["snapshot"]["xip"])):
+    lists = {"ledger_versions": data["ledger_versions"] or (), "snapshot.xip": data["snapshot"]["xip"]}
+    for name, texts in {**lists, "roles": data["roles"]}.items():
         if not all(isinstance(text, str) for text in texts):
             yield f"the manifest's {name} are not texts"
     yield from _wrong_entries(data)

@@ -84,9 +84,11 @@ def _acl(connection: psycopg.Connection, source: str, database: dict[str, Any]) 
     return sorted(rows, key=lambda entry: (entry["grantee"], entry["privilege"], entry["grantor"]))
 
 
-def missing_roles(connection: psycopg.Connection, properties: dict[str, Any], owner: str) -> list[str]:
-    """The roles that properties and owner name and this server does not have, sorted."""
-    named = {owner, *(entry["role"] for entry in properties["settings"] if entry["role"])}
+def missing_roles(connection: psycopg.Connection, manifest: dict[str, Any]) -> list[str]:
+    """The roles that a backup names, of the database or inside it, and this server does not have, sorted."""
+    properties = manifest["database"]["properties"]
+    named = {manifest["database"]["owner"], *manifest["roles"]}
+    named |= {entry["role"] for entry in properties["settings"] if entry["role"]}
     for entry in properties["acl"] or ():
         named |= {entry["grantor"], entry["grantee"]} - {""}
     known = {row["name"] for row in query(connection, "SELECT rolname AS name FROM pg_catalog.pg_roles")}

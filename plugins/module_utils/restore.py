@@ -149,11 +149,11 @@ def _refuse(admin: psycopg.Connection, tools: Tools, dump: Path, manifest: dict[
             f"{tools.pg_restore}{tools.place} is {tools.version} and cannot read backup {manifest['id']} by pg_dump "
             f"{manifest['pg_dump_version']}; install the PostgreSQL {needed} client or set bin_dir"
         )
-    missing = missing_roles(admin, manifest["database"]["properties"], manifest["database"]["owner"])
+    missing = missing_roles(admin, manifest)
     if missing:
         raise BackupError(
             f"backup {manifest['id']} names roles that this server does not have: {', '.join(missing)}; "
-            f"create them first (CREATE ROLE {quoted(missing[0])})"
+            f"create them first (CREATE ROLE {quoted(missing[0])}; {manifest['globals']['file']} has their settings)"
         )
     if dump_files.digest_of(dump) != manifest["dump"]["sha256"]:
         raise BackupError(

@@ -54,7 +54,7 @@ def compare(
 
     ``connection`` is to that database, in autocommit mode and idle; ``jobs`` sessions count its tables. At most five
     differences are told, then how many more there are. The name of the database, its properties, and the contents of
-    large objects and of materialized views are not compared. Raises BackupError when the role may not read everything
+    materialized views are not compared. Raises BackupError when the role may not read everything
     or a table stays locked.
     """
     with explained(connection, f"database {name} could not be compared with backup {manifest['id']}"):
@@ -127,8 +127,7 @@ def differences(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str
     yield from _table_differences(manifest["tables"], facts["tables"], same_major)
     yield from _sequence_differences(manifest["sequences"], facts["sequences"])
     yield from _view_differences(manifest["materialized_views"], facts["materialized_views"])
-    if manifest["large_objects"] != facts["large_objects"]:
-        yield f"there are {manifest['large_objects']} large objects in the backup and {facts['large_objects']} now"
+    yield from _large_object_differences(manifest["large_objects"], facts["large_objects"], same_major)
     yield from _extension_differences(manifest["extensions"], facts["extensions"])
     if facts["schema_sha256"] not in (None, manifest["schema_sha256"]):
         yield "the schema is another than in the backup (pg_dump --schema-only writes something else)"
@@ -148,6 +147,13 @@ def _table_differences(told: dict[str, Any], real: dict[str, Any], digests: bool
             yield f"table {name} has {before['rows']} rows in the backup and {now['rows']} now"
         elif digests and before["digest"] != now["digest"]:
             yield f"table {name} has {now['rows']} rows as in the backup, but with other contents"
+
+
+def _large_object_differences(told: dict[str, Any], real: dict[str, Any], digests: bool) -> Iterator[str]:
+    if told["count"] != real["count"]:
+        yield f"there are {told['count']} large objects in the backup and {real['count']} now"
+    elif digests and told["digest"] != real["digest"]:
+        yield f"there are {real['count']} large objects as in the backup, but with other numbers or contents"
 
 
 def _sequence_differences(told: dict[str, Any], real: dict[str, Any]) -> Iterator[str]:

@@ -71,11 +71,35 @@ FROM pg_catalog.pg_database d, pg_catalog.to_jsonb(d) j WHERE d.datname = pg_cat
 
 _FACTS = """
 SELECT pg_catalog.current_setting('server_version') AS server_version,
-       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata) AS large_objects,
        (SELECT coalesce(pg_catalog.jsonb_object_agg(extname, extversion), '{}') FROM pg_catalog.pg_extension)
          AS extensions,
        EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attname = 'version' AND NOT attisdropped
                AND attrelid = pg_catalog.to_regclass('public.schema_migrations')) AS has_ledger"""
+
+# In pieces, since one may be larger than a value can be.
+_LARGE_OBJECTS = """
+SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata) AS count,
+       coalesce(pg_catalog.sum(pg_catalog.hash_record_extended(
+         ROW(l.oid, at, pg_catalog.lo_get(l.oid, at, 1048576)), 0)), 0)::text AS digest
+FROM (SELECT oid, pg_catalog.lo_lseek64(pg_catalog.lo_open(oid, 262144), 0, 2) AS size
+      FROM pg_catalog.pg_largeobject_metadata OFFSET 0) AS l, pg_catalog.generate_series(0, l.size, 1048576) AS at"""
+
+# Whom the dump will name: owners, who was granted something, whom policies are for. Of what belongs to an extension
+# neither the owner nor what came with it is dumped. What belongs to the server's first superuser is not in pg_shdepend.
+_ROLES = """
+SELECT r.rolname::text AS name
+FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid
+WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+  AND s.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+  AND s.classid <> 'pg_catalog.pg_extension'::pg_catalog.regclass
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.deptype = 'e' AND (d.classid, d.objid) = (s.classid, s.objid))
+UNION
+SELECT pg_catalog.pg_get_userbyid(c.relowner)::text FROM pg_catalog.pg_class c
+WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.deptype = 'e' AND (d.classid, d.objid) = ('pg_catalog.pg_class'::pg_catalog.regclass, c.oid))
+ORDER BY 1"""
 
 # Of the transaction's own snapshot, so at REPEATABLE READ of the exported one; xid8 does not wrap around.
 _IDENTITY = """
@@ -298,9 +322,12 @@ def read_facts(connection: psycopg.Connection) -> dict[str, Any]:
 
     ``snapshot`` says of which server and database it is true, and which transactions it sees: ``xmin``, ``xmax`` and
     the top-level ones in between that were running, ``xip``, as pg_current_snapshot() has them; ``lsn`` is the end of
-    the WAL a moment after it was taken, so everything it sees is before.
+    the WAL a moment after it was taken, so everything it sees is before. ``roles`` are those that a dump names. The
+    digest of the large objects holds as far as those of tables do, see ``count_tables``.
     """
     facts = query(connection, _FACTS)[0]
+    facts["roles"] = [row["name"] for row in query(connection, _ROLES)]
+    facts["large_objects"] = query(connection, _LARGE_OBJECTS)[0]
     versions = None
     if facts.pop("has_ledger"):
         rows = query(connection, "SELECT version::text AS version FROM public.schema_migrations")

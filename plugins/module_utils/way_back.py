@@ -165,7 +165,7 @@ def _check_backup(
     connection: psycopg.Connection, given: dict[str, Any], told: dict[str, Any], server: dict[str, Any]
 ) -> list[checks.Check]:
     found = [_check_programs(given, told, server)]
-    missing = missing_roles(connection, told["database"]["properties"], told["database"]["owner"])
+    missing = missing_roles(connection, told)
     if missing:
         text = f"the backup needs roles that are not there: {', '.join(missing)}"
         found.append(checks.Check("fail", text, "; ".join(f"CREATE ROLE {manifest.quoted(role)}" for role in missing)))

@@ -221,11 +221,15 @@ def test_grants_that_postgresql_only_warns_about_are_an_error(cluster, admin, da
 
 def test_missing_roles(admin, database, roles):
     told = everything(admin, database, roles)
-    assert properties.missing_roles(admin, told, roles[0]) == []
+    backup = {"database": {"owner": roles[0], "properties": told}, "roles": [roles[1]]}
+    assert properties.missing_roles(admin, backup) == []
     told["settings"].append({"role": "gone", "name": "work_mem", "value": "1MB"})
     told["acl"].append({"grantee": "never", "grantor": "Gone too", "privilege": "CONNECT", "grantable": False})
-    assert properties.missing_roles(admin, told, "nobody") == ["Gone too", "gone", "never", "nobody"]
-    assert properties.missing_roles(admin, NOTHING, "postgres") == []
+    backup["database"]["owner"] = "nobody"
+    backup["roles"].append("inside")
+    assert properties.missing_roles(admin, backup) == ["Gone too", "gone", "inside", "never", "nobody"]
+    nothing = {"database": {"owner": "postgres", "properties": NOTHING}, "roles": []}
+    assert properties.missing_roles(admin, nothing) == []
 
 
 def test_a_role_that_is_gone_is_named(admin, other):

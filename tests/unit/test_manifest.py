@@ -68,7 +68,8 @@ def facts(**changes):
         "tables": {"public.members": {"rows": 3, "digest": "-17"}},
         "materialized_views": {"public.totals": {"rows": None}},
         "sequences": {"public.members_id_seq": {"last_value": 3, "is_called": True}},
-        "large_objects": 0,
+        "large_objects": {"count": 0, "digest": "0"},
+        "roles": ["habitat_owner"],
         "extensions": {"plpgsql": "1.0"},
     }
     return {**known, **changes}
@@ -192,8 +193,8 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path):
 
 
 def test_what_could_not_be_read_again_is_not_built():
-    with pytest.raises(BackupError, match="would have no valid manifest: the manifest's large_objects is 'None'"):
-        manifest.build("staging", RUN, **facts(large_objects=None))
+    with pytest.raises(BackupError, match="would have no valid manifest: the manifest's sequences is 'None'"):
+        manifest.build("staging", RUN, **facts(sequences=None))
 
 
 @pytest.mark.parametrize(
