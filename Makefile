@@ -29,8 +29,9 @@ stack-down: venv
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not matrix"
 
+# LONG=tests/integration: those only.
 test-long: venv
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not matrix"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not matrix" $(LONG)
 
 # Every case of what the two above try some of.
 test-matrix: venv

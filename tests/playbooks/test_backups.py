@@ -109,8 +109,10 @@ def test_a_migration_does_not_begin_without_the_copy_and_with_it_it_does(at_05, 
     warned = at_05.run("migrate.yml", "-e", "target=06", *of_variables(habitat_backup_copy={**lies, "required": False}))
     assert warned.code == 0, warned.screen
     assert "warn  the backup was NOT copied" in warned.screen
-    done = at_05.run("migrate.yml", *of_variables(habitat_backup_copy={**works, "to": "the vault"}))
+    both = of_variables(habitat_backup_copy={**works, "to": "the vault"}, habitat_backup_after=True)
+    done = at_05.run("migrate.yml", *both)
     assert done.code == 0, done.screen
-    assert "copied to the vault and read back there" in done.screen
+    assert done.screen.count("copied to the vault and read back there") == 2
     assert at_05.versions()[-1] == "07"
-    assert len(list(Path(vault).glob("*.dump"))) == 1
+    assert len(list(Path(vault).glob("*.dump"))) == 2
+    assert at_05.report()["copied_to"] == "the vault"
