@@ -12,6 +12,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils import account
 from ansible_collections.habitat.runbook.plugins.module_utils.table import duration
 from ansible_collections.habitat.runbook.plugins.module_utils.written_table import rows_text
 
@@ -27,7 +28,6 @@ SWAP_DONE, SWAP_FAILED, SWAP_UNKNOWN = "done", "failed", "unknown"
 # Classes of SQLSTATE (PostgreSQL documentation, appendix A): connection, transaction rollback, resources, object not
 # in prerequisite state (lock not available), operator intervention, system error, internal error.
 _AROUND_THE_FILE = ("08", "40", "53", "55", "57", "58", "XX")
-_REPEATED = ("target", "backup", "to", "steps", "accept_data_loss", "adopt_identity", "reason", "confirm")
 _ACCEPT = "-e accept_data_loss=true"
 _CONNECTION_LOST = "the connection to the server was lost"
 
@@ -89,11 +89,9 @@ def _from_to(facts: dict[str, Any]) -> str:
 def _again(facts: dict[str, Any]) -> str:
     """The command that was typed, with what it picked and guarded; of the steps back those that are left."""
     run, gone = facts["run"], len(facts["reverted"] or [])
-    inputs = {name: run["inputs"][name] for name in _REPEATED if name in run["inputs"]}
-    if "steps" in inputs and gone:
-        inputs["steps"] = str(len(facts["reverts"]) - gone)
-    given = [f"-e {name}={shlex.quote(value)}" for name, value in inputs.items()]
-    return " ".join([f"ansible-playbook {run['command']} -e env={run['env']}", *given])
+    if "steps" in run["inputs"] and gone:
+        run = {**run, "inputs": {**run["inputs"], "steps": str(len(facts["reverts"]) - gone)}}
+    return account.again(run)
 
 
 def _try_again(facts: dict[str, Any]) -> str:

@@ -67,8 +67,9 @@ def shot_at(stand: Stand, verb: str, where: str, name: str, signal: str = "SIGKI
     return Shot(VERBS[verb], name, signal, struck, stand.nemesis(point=where, signal=signal, hit=str(hit)))
 
 
-def at_any_time(stand: Stand, verb: str, seconds: float, finish: bool = True) -> Outcome:
-    """Kill the controller so many seconds after its start."""
+def at_any_time(stand: Stand, verb: str, part: float, finish: bool = True) -> Outcome:
+    """Kill the controller when this part of what a run takes has passed since its start."""
+    seconds = part * stand.run_seconds
 
     def struck(stand: Stand, command: Command) -> float:
         time.sleep(max(0.0, command.begun + seconds - time.monotonic()))

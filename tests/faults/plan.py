@@ -12,9 +12,6 @@ from tests.faults.matrix import Point
 from tests.faults.verbs import VERBS
 
 TRACED = ("migrate", "restore", "down", "resume")
-RUN_SECONDS = 10.0
-"""What a run takes on a quiet machine; random kills come within it."""
-
 _SEED = 20261128
 _CHECKING_ARGUMENTS = "Validating arguments"
 
@@ -69,7 +66,7 @@ def others(size: Size) -> list[Job]:
     dice = random.Random(_SEED)  # noqa: S311 - chance without secrets, the same one each time
     for number in range(size.random):
         verb = TRACED[number % 3]
-        moment = round(dice.uniform(0.3, RUN_SECONDS), 2)
+        moment = round(dice.uniform(0.03, 1), 3)
         chosen.append(Job(matrix.at_any_time, (verb, moment, number % size.finished == 0)))
     chosen += [Job(starters.two_runs), *(Job(starters.rounds, (many, size.rounds)) for many in (2, 8))]
     chosen += [Job(disks.full_data), *_full_disks(size)]

@@ -33,6 +33,9 @@ wait for long; and as long as it is by default."""
 
 HEALTH_DEADLINE = 5
 
+_PLAYS_PER_RUN = 7
+"""A migration takes about as long as so many plays that find nothing to do."""
+
 GENEROUS = 600.0
 """Seconds to wait for what has to come sooner or later; the machine may be busy."""
 
@@ -116,6 +119,7 @@ class Stand(Operator):
         self.kept_backups = self.folder / "backups-of-05"
         self.references: dict[str, list[str]] = {}
         self.silence = SILENCE
+        self.run_seconds = 0.0
         stack = self.stack
         self.clients = Clients(stack.health_urls, [stack.owner_password, stack.app_password])
 
@@ -229,7 +233,8 @@ def build(stand: Stand) -> None:
     stand.reset("template0")
     bring_to_05(stand)
     # Between two steps a busy machine needs longer.
-    stand.silence = min(PATIENT_SILENCE, max(SILENCE, _seconds_of_a_play(stand)))
+    play = _seconds_of_a_play(stand)
+    stand.silence, stand.run_seconds = min(PATIENT_SILENCE, max(SILENCE, play)), _PLAYS_PER_RUN * play
     stand.keep_as("habitat_05")
     with stand.connect("postgres") as connection:
         connection.execute("CREATE DATABASE habitat OWNER habitat TEMPLATE habitat_05")
