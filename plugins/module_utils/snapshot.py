@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils import identity
+from ansible_collections.habitat.runbook.plugins.module_utils import identity, large_objects
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import (
     BackupError,
     qualified,
     quoted,
     sorted_versions,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.table import count
 from ansible_collections.habitat.runbook.plugins.module_utils.table import session as described
 
 if TYPE_CHECKING:
@@ -75,14 +76,6 @@ SELECT pg_catalog.current_setting('server_version') AS server_version,
          AS extensions,
        EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attname = 'version' AND NOT attisdropped
                AND attrelid = pg_catalog.to_regclass('public.schema_migrations')) AS has_ledger"""
-
-# In pieces, since one may be larger than a value can be.
-_LARGE_OBJECTS = """
-SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata) AS count,
-       coalesce(pg_catalog.sum(pg_catalog.hash_record_extended(
-         ROW(l.oid, at, pg_catalog.lo_get(l.oid, at, 1048576)), 0)), 0)::text AS digest
-FROM (SELECT oid, pg_catalog.lo_lseek64(pg_catalog.lo_open(oid, 262144), 0, 2) AS size
-      FROM pg_catalog.pg_largeobject_metadata OFFSET 0) AS l, pg_catalog.generate_series(0, l.size, 1048576) AS at"""
 
 # Whom the dump will name: owners, who was granted something, whom policies are for. Of what belongs to an extension
 # neither the owner nor what came with it is dumped. What belongs to the server's first superuser is not in pg_shdepend.
@@ -224,6 +217,12 @@ def _read_tables(connection: psycopg.Connection) -> list[Table]:
             f"role {role} may not read {_some(unreadable)}; take the backup as the owner or grant the right to read "
             f"everything (GRANT pg_read_all_data TO {quoted(role)})"
         )
+    closed = query(connection, large_objects.UNREADABLE)
+    if closed:
+        raise BackupError(
+            f"role {role} may not read {count(len(closed), 'large object')}; take the backup as a superuser or as the "
+            f"owner or grant the right (GRANT SELECT ON LARGE OBJECT {closed[0]['oid']} TO {quoted(role)})"
+        )
     return tables
 
 
@@ -327,7 +326,7 @@ def read_facts(connection: psycopg.Connection) -> dict[str, Any]:
     """
     facts = query(connection, _FACTS)[0]
     facts["roles"] = [row["name"] for row in query(connection, _ROLES)]
-    facts["large_objects"] = query(connection, _LARGE_OBJECTS)[0]
+    facts["large_objects"] = query(connection, large_objects.COUNT)[0]
     versions = None
     if facts.pop("has_ledger"):
         rows = query(connection, "SELECT version::text AS version FROM public.schema_migrations")

@@ -598,6 +598,19 @@ def test_a_table_that_may_not_be_read_is_refused_by_name(cluster, database, conn
         assert len(take(session, folder).manifest["tables"]) == 5
 
 
+def test_a_large_object_that_may_not_be_read_is_refused_by_number(cluster, database, connection, folder, roles):
+    _, outsider = roles
+    connection.execute("SELECT lo_from_bytea(4711, 'large'), lo_from_bytea(4712, 'larger')")
+    with cluster.connect(database, user=outsider) as session:
+        assert refusal(session, folder) == (
+            f"role {outsider} may not read 2 large objects; take the backup as a superuser or as the owner or grant the "
+            f'right (GRANT SELECT ON LARGE OBJECT 4711 TO "{outsider}")'
+        )
+        connection.execute(f"GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC; ALTER LARGE OBJECT 4712 OWNER TO {outsider}")
+        assert take(session, folder).manifest["large_objects"]["count"] == 2
+        connection.execute("SELECT lo_unlink(4711), lo_unlink(4712)")
+
+
 def test_missing_programs(connection, folder, tmp_path, monkeypatch):
     major = connection.info.server_version // 10000
     text = refusal(connection, folder, bin_dir=str(tmp_path))
