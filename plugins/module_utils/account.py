@@ -166,11 +166,13 @@ def _next(run: dict[str, Any], progress: Progress, well: bool) -> str:
 def sentence(progress: Progress, righted: Righted) -> str:
     """What happened and how things are, in words."""
     said = [f"The run was cut off {where(progress)}: {righted.why}."]
+    rolled_back = ", and PostgreSQL rolled back what was open there."
     if righted.step_ended:
-        said.append(f"Its step {righted.step_ended} was ended.")
+        # Its sessions may have ended with it, before there was anything to end.
+        said.append(f"Its step {righted.step_ended} was ended{'.' if righted.sessions_ended else rolled_back}")
     if righted.sessions_ended:
         sessions = "database session was" if righted.sessions_ended == 1 else "database sessions were"
-        said.append(f"{righted.sessions_ended} {sessions} ended, and PostgreSQL rolled back what was open there.")
+        said.append(f"{righted.sessions_ended} {sessions} ended{rolled_back}")
     for version, became in righted.commits.items():
         said.append(f"The COMMIT of {version} was under way: {became}.")
     if righted.let_in:

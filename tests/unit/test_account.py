@@ -286,6 +286,13 @@ def test_services_that_were_not_touched_are_said_to_be_so():
     assert "The services had been started again before." in account.sentence(followed(started()), righted())
 
 
+def test_what_was_open_is_said_to_be_rolled_back_also_when_the_sessions_ended_by_themselves():
+    rolled_back = "ended, and PostgreSQL rolled back what was open there."
+    assert f"Its step APPLY was {rolled_back}" in account.sentence(followed(begun()), righted(step_ended="APPLY"))
+    both = account.sentence(followed(begun()), righted(step_ended="APPLY", sessions_ended=1))
+    assert f"Its step APPLY was ended. 1 database session was {rolled_back}" in both
+
+
 # How long the application was down.
 
 
