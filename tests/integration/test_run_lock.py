@@ -110,7 +110,7 @@ def test_of_eight_starters_exactly_one_wins(ground):
     race(ground, 2)
 
 
-@pytest.mark.long
+@pytest.mark.matrix
 def test_of_eight_starters_exactly_one_wins_every_time(ground):
     race(ground, 50)
 
