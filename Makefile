@@ -29,7 +29,7 @@ stack-down: venv
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not matrix"
 
-# LONG=tests/integration: those only.
+# LONG=tests/playbooks: those only.
 test-long: venv
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not matrix" $(LONG)
 
