@@ -67,6 +67,10 @@ if TYPE_CHECKING:
 LOCK_WAIT_MS = 30_000
 """How long a backup waits for a table that somebody else keeps locked."""
 
+_DUMPING = 2
+"""Processors that pg_dump and its session in the server keep busy. Where there are no more, counting at the same time
+makes the dump slower and nothing faster (seen: 7.1 s for both at once, 6.9 s one after the other)."""
+
 _POLL_SECONDS = 0.02
 _LOCK_NOT_AVAILABLE = "55P03"
 _COMPRESSION = {"zstd": ["--compress=zstd"], "gzip": [], "none": ["--compress=0"]}
@@ -83,10 +87,10 @@ class How:
 
     ``by_run``: the run that takes it when that is not the one whose id the backup gets. ``form``: CUSTOM or DIRECTORY.
     ``compression``: zstd, gzip or none; None for the best that the programs can do. ``jobs``: sessions that dump in the
-    directory form and restore for the proof, at most; one fewer count rows beside pg_dump. ``proof``: READ or RESTORE.
-    ``tag``: a word that keeps it for good. ``room``: bytes free for the server's data, None when that is not known.
-    ``bin_dir`` and ``container`` (the id of the database's own) say where the programs are, see ``find_tools``.
-    ``lock_wait_ms``: how long a table that somebody else keeps locked is waited for.
+    directory form and restore for the proof, at most; they count rows after pg_dump, or one fewer beside it.
+    ``proof``: READ or RESTORE. ``tag``: a word that keeps it for good. ``room``: bytes free for the server's data, None
+    when that is not known. ``bin_dir`` and ``container`` (the id of the database's own) say where the programs are, see
+    ``find_tools``. ``lock_wait_ms``: how long a table that somebody else keeps locked is waited for.
     """
 
     form: str = CUSTOM
@@ -239,13 +243,15 @@ def _dump_snapshot(
     where = ["-d", tools.conninfo(connection, session), f"--snapshot={snapshot.name}", patience, "--no-password"]
     compressed = [*_COMPRESSION[how.compression or tools.compression], *where]
     jobs = how.jobs if how.form == DIRECTORY else None
+    beside = how.jobs > _DUMPING
     with (
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
         tools.dumping_to(part.path, part.fd, compressed, environment, jobs) as dump,
         tools.dumping(["--schema-only", *where], environment, schema) as plain,
-        # One fewer, since pg_dump keeps a processor busy already.
-        TableCounts(connection, snapshot, how.jobs - 1) as counts,
+        TableCounts(connection, snapshot, how.jobs - 1 if beside else how.jobs) as counts,
     ):
+        if beside:
+            counts.go()
         watch = Watch(connection, (dump, plain), session, how.lock_wait_ms)
         # They write when they hold all locks. Until then somebody can get between, and what is read would only hide it.
         while not (part.begun() and os.fstat(schema.fileno()).st_size) and not watch.all_ended():
@@ -253,7 +259,10 @@ def _dump_snapshot(
         facts = read_facts(connection)
         facts["database"]["properties"] = read_properties(connection, facts["database"]["name"])
         facts["materialized_views"] = count_materialized_views(connection, snapshot.tables)
-        while not (watch.all_ended() and counts.done()):
+        while not watch.all_ended():
+            time.sleep(_POLL_SECONDS)
+        counts.go()
+        while not counts.done():
             time.sleep(_POLL_SECONDS)
         facts["tables"] = counts.found()
         schema.seek(0)

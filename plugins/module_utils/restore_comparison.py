@@ -84,6 +84,7 @@ def explained(connection: psycopg.Connection, what: str) -> Iterator[None]:
 
 def _read(connection: psycopg.Connection, tools: Tools, manifest: dict[str, Any], jobs: int) -> dict[str, Any]:
     with exported_snapshot(connection, _LOCK_WAIT_MS) as snapshot, TableCounts(connection, snapshot, jobs) as counts:
+        counts.go()
         facts = read_facts(connection)
         same = (manifest["server_version"], manifest["pg_dump_version"]), (facts["server_version"], tools.version)
         comparable = [major(version) for version in same[0]] == [major(version) for version in same[1]]

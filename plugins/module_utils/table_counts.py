@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils.client_programs import reopened
@@ -27,7 +28,8 @@ _CANCEL_SECONDS = 0.05
 class TableCounts:
     """The tables of a snapshot being counted by at most ``sessions`` sessions; a context manager that ends them.
 
-    ``connection`` has exported the snapshot and keeps it; its sessions are told from others by the same name.
+    ``connection`` has exported the snapshot and keeps it; its sessions are told from others by the same name. They lock
+    the tables at once and count from ``go`` on.
     """
 
     def __init__(self, connection: psycopg.Connection, snapshot: Snapshot, sessions: int) -> None:
@@ -36,6 +38,7 @@ class TableCounts:
         self._locks = f"LOCK TABLE ONLY {', ONLY '.join(table.sql for table in self._waiting)} IN ACCESS SHARE MODE"
         self._open: list[psycopg.Connection] = []
         self._found: dict[str, dict[str, Any]] = {}
+        self._may_count = Event()
         many = max(1, min(sessions, len(self._waiting)))
         self._pool = ThreadPoolExecutor(many)
         self._workers: list[Future[None]] = [self._pool.submit(self._work) for _ in range(many)]
@@ -45,12 +48,17 @@ class TableCounts:
 
     def __exit__(self, *error: object) -> None:
         self._waiting.clear()
+        self._may_count.set()
         # Again and again: a cancellation between two statements is lost.
         while wait(self._workers, _CANCEL_SECONDS).not_done:
             for session in list(self._open):
                 with suppress(Exception):
                     session.cancel()
         self._pool.shutdown()
+
+    def go(self) -> None:
+        """Begin to count, unless that was begun before."""
+        self._may_count.set()
 
     def done(self) -> bool:
         """Whether all tables are counted. Raises psycopg.Error when one could not be."""
@@ -79,6 +87,7 @@ class TableCounts:
             session.execute(reading_settings(session))
             # All at once, and now: later on whoever waits for the snapshot's owner would be in the way.
             session.execute(self._locks.encode())
+            self._may_count.wait()
             while table is not None:
                 self._found.update(count_tables(session, [table]))
                 table = self._next()

@@ -68,8 +68,8 @@ options:
     choices: [zstd, gzip, none]
   jobs:
     description:
-      - Number of sessions that dump in the directory form and restore for the proof, at most. One fewer, but at least
-        one, counts rows while C(pg_dump) works.
+      - Number of sessions that dump in the directory form and restore for the proof, at most. With more than two, one
+        fewer count rows while C(pg_dump) works, else they count when it has ended.
       - As many as the host has processors, at most 4, when V(0).
     type: int
     default: 0
