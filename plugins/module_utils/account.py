@@ -169,7 +169,8 @@ def sentence(progress: Progress, righted: Righted) -> str:
     rolled_back = ", and PostgreSQL rolled back what was open there."
     if righted.step_ended:
         # Its sessions may have ended with it, before there was anything to end.
-        said.append(f"Its step {righted.step_ended} was ended{'.' if righted.sessions_ended else rolled_back}")
+        silent = righted.step_ended in (APPLY, REVERT) and not righted.sessions_ended
+        said.append(f"Its step {righted.step_ended} was ended{rolled_back if silent else '.'}")
     if righted.sessions_ended:
         sessions = "database session was" if righted.sessions_ended == 1 else "database sessions were"
         said.append(f"{righted.sessions_ended} {sessions} ended{rolled_back}")

@@ -291,6 +291,8 @@ def test_what_was_open_is_said_to_be_rolled_back_also_when_the_sessions_ended_by
     assert f"Its step APPLY was {rolled_back}" in account.sentence(followed(begun()), righted(step_ended="APPLY"))
     both = account.sentence(followed(begun()), righted(step_ended="APPLY", sessions_ended=1))
     assert f"Its step APPLY was ended. 1 database session was {rolled_back}" in both
+    stopping = account.sentence(followed(begun()), righted(step_ended="STOP"))
+    assert "Its step STOP was ended." in stopping and "rolled back" not in stopping
 
 
 # How long the application was down.

@@ -224,6 +224,8 @@ def test_what_could_not_be_read_again_is_not_built():
             [{"provider": "selinux", "label": None}],
             "the manifest's database.properties.security_labels say: ",
         ),
+        (("roles",), [7], "the manifest's roles are not texts"),
+        (("large_objects",), 1, "the manifest's large_objects is missing or not an object"),
         (("tables",), [], "the manifest's tables is '[]'"),
         (("tables", "public.members"), {"rows": "3"}, "the manifest's tables say about 'public.members'"),
         (("tables", "public.members", "rows"), True, "the manifest's tables say about 'public.members'"),
