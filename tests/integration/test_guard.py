@@ -110,7 +110,7 @@ def test_the_window_has_an_end_also_for_a_step_that_works(ground, application):
     assert step.wait(60) == -signal.SIGKILL
     assert sorted(application.running()) == NAMES
     assert ground.report()["why"] == "the services were stopped for longer than 3 s"
-    assert "Its step APPLY was ended." in ground.report()["state"]
+    assert "Its step APPLY was ended, and PostgreSQL rolled back what was open there." in ground.report()["state"]
     (warned,) = (line for line in ground.journal() if line["what"] == "window")
     assert warned["ends_at"] == 3
     assert warned["open_for"] >= 1
