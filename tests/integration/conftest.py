@@ -1,8 +1,9 @@
-"""Helpers for tests of the engine: files in a folder, applied to the test's own database."""
+"""Helpers for tests of the engine (files in a folder, applied to the test's own database) and of backups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.connect import ses
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
+
+from demo.embedded import postgres
 
 RUN = Run("20261122t100211z-k3f", "alice")
 
@@ -68,3 +71,30 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path, cluster, database) -> Workshop:
     return Workshop(tmp_path, lambda **more: cluster.connect(database, **more))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where backups go; nobody has made it yet."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def restored(cluster, database) -> Iterator[Callable[[Path], psycopg.Connection]]:
+    """A function that restores a dump into a new database and returns a connection to it."""
+    opened = []
+
+    def restore(path: Path) -> psycopg.Connection:
+        name = f"{database}_restored"
+        with cluster.connect() as admin:
+            admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        command = [postgres.tool("pg_restore"), "-h", str(cluster.folder), "-U", "postgres", "--exit-on-error"]
+        subprocess.run([*command, "-d", name, str(path)], check=True)
+        opened.append(cluster.connect(name))
+        return opened[-1]
+
+    yield restore
+    for connection in opened:
+        connection.close()
+    with cluster.connect() as admin:
+        admin.execute(f'DROP DATABASE IF EXISTS "{database}_restored" WITH (FORCE)')

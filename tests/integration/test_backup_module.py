@@ -62,11 +62,6 @@ def run(module: str, check: bool = False, **options) -> dict:
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "backups"
-
-
-@pytest.fixture
 def options(cluster, database, folder) -> dict:
     """Options of a backup that works."""
     return {

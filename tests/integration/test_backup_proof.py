@@ -29,11 +29,6 @@ INSERT INTO u SELECT FROM generate_series(1, 100)"""
 
 
 @pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "backups"
-
-
-@pytest.fixture
 def session(cluster, database):
     with cluster.connect(database, application_name=session_name(RUN)) as connection:
         yield connection
