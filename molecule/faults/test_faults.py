@@ -57,7 +57,7 @@ def processes(container: str, words: str) -> list[int]:
 
 def in_apply(typed: Typed, target: Target) -> None:
     asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-    until(lambda: typed.code is not None or target.psql(asleep, "postgres"), "the migration sleeps", 120)
+    until(lambda: typed.code is not None or target.psql(asleep, "postgres"), "the migration sleeps")
     assert typed.code is None, typed.screen
 
 

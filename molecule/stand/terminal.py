@@ -105,7 +105,7 @@ class Terminal:
         return {**own, "PATH": path, "ANSIBLE_INVENTORY": inventory, "ANSIBLE_NOCOLOR": "1", "COLUMNS": "120"}
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
     """Ask again and again; the first answer that counts as true, or AssertionError."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

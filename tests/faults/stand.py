@@ -41,6 +41,7 @@ GENEROUS = 600.0
 
 SLOW = "08_slow.sql"
 _PLUGINS = Path(__file__).parent / "callback_plugins"
+_CALLBACKS = "habitat.runbook.interrupt,packed"
 _MARK = "HABITAT_FAULT"
 _NEXT = re.compile(r"^NEXT\s+(.*)$", re.MULTILINE)
 
@@ -136,12 +137,15 @@ class Stand(Operator):
 
     def _launch(self, words: list[str], environment: dict[str, str]) -> Command:
         mark, screen = uuid.uuid4().hex, self.folder / "screens" / f"{time.monotonic_ns()}.txt"
-        screen.parent.mkdir(exist_ok=True)
+        packed = self.folder / "packed"
+        for folder in (screen.parent, packed):
+            folder.mkdir(exist_ok=True)
+        ours = {"ANSIBLE_CALLBACK_PLUGINS": str(_PLUGINS), "ANSIBLE_CALLBACKS_ENABLED": _CALLBACKS, _MARK: mark}
         with screen.open("wb") as out:
             process = subprocess.Popen(
                 words,
                 cwd=state.REPOSITORY,
-                env={**self.environment(), **environment, _MARK: mark},
+                env={**self.environment(), "HABITAT_PACKED": str(packed), **ours, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -156,8 +160,7 @@ class Stand(Operator):
     def nemesis(self, **settings: str) -> dict[str, str]:
         """The environment that puts the nemesis into a command."""
         named = {f"HABITAT_NEMESIS_{name.upper()}": value for name, value in settings.items()}
-        callbacks = "habitat.runbook.interrupt,nemesis"
-        return {"ANSIBLE_CALLBACKS_ENABLED": callbacks, "ANSIBLE_CALLBACK_PLUGINS": str(_PLUGINS), **named}
+        return {"ANSIBLE_CALLBACKS_ENABLED": f"{_CALLBACKS},nemesis", **named}
 
     # State
 
