@@ -82,13 +82,19 @@ def exists(connection: psycopg.Connection) -> bool:
     return bool(row and row[0])
 
 
+def missing(connection: psycopg.Connection) -> list[str]:
+    """The statements of ``ensure``; empty where there is a history."""
+    return [] if exists(connection) else [_CREATE, _APPEND_ONLY]
+
+
 def ensure(connection: psycopg.Connection) -> bool:
     """Create the history where there is none; True when that was done."""
-    if exists(connection):
+    todo = missing(connection)
+    if not todo:
         return False
     with connection.transaction():
-        connection.execute(_CREATE.encode())
-        connection.execute(_APPEND_ONLY.encode())
+        for statement in todo:
+            connection.execute(statement.encode())
         keep_private(connection, TABLE)
     return True
 

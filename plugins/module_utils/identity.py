@@ -52,11 +52,20 @@ def read(connection: psycopg.Connection) -> str | None:
     return row[0] if row else None
 
 
+def missing(connection: psycopg.Connection, environment: str, operator: str) -> list[str]:
+    """The statements of ``ensure``; empty when the database says what it is of."""
+    row = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [TABLE]).fetchone()
+    create = [_CREATE] if row and row[0] else []
+    if not create and connection.execute(_READ.encode()).rowcount:
+        return []
+    values = [_WRITE.replace("%s", "%L"), environment, operator]
+    row = connection.execute("SELECT pg_catalog.format(%s, %s::text, %s::text, NULL)", values).fetchone()
+    return [*create, *(row or ())]
+
+
 def ensure(connection: psycopg.Connection, environment: str, operator: str) -> bool:
     """Have a database that does not say so be of ``environment``; True when something was changed."""
-    row = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [TABLE]).fetchone()
-    missing = bool(row and row[0])
-    if not missing and connection.execute(_READ.encode()).rowcount:
+    if not missing(connection, environment, operator):
         return False
     write(connection, environment, operator)
     return True

@@ -141,12 +141,14 @@ def _foreign(columns: set[str]) -> str | None:
     return None
 
 
-def ensure_ledger(connection: psycopg.Connection, who: history.Run | None = None) -> bool:
-    """Create the ledger, or give an existing table the columns it lacks; True when something was changed.
+def missing(connection: psycopg.Connection, who: history.Run) -> list[str]:
+    """The statements of ``ensure_ledger``, for people to read; empty when it has nothing to do."""
+    told = identity.missing(connection, who.environment, who.operator) if who.environment else []
+    return [statement.strip() for statement in (*_missing(connection), *told, *history.missing(connection))]
 
-    Rows, other columns and constraints of an existing table are left as they are. A database that does not say of which
-    environment it is becomes one of ``who``'s.
-    """
+
+def _missing(connection: psycopg.Connection) -> list[str]:
+    """The statements that the tables of the ledger itself want."""
     cursor = connection.cursor(row_factory=dict_row)
     shape = {column["attname"]: column for column in cursor.execute(_SHAPE, [TABLE])}
     todo = [] if shape else [_CREATE]
@@ -154,14 +156,24 @@ def ensure_ledger(connection: psycopg.Connection, who: history.Run | None = None
         todo.append(f"ALTER TABLE {TABLE} ADD COLUMN applied_at timestamptz DEFAULT clock_timestamp()")
     elif shape and not shape["applied_at"]["has_default"]:
         todo.append(f"ALTER TABLE {TABLE} ALTER COLUMN applied_at SET DEFAULT clock_timestamp()")
-    missing = [f"ADD COLUMN {name} {kind}" for name, kind in _COLUMNS.items() if name not in shape]
-    if missing:
-        todo.append(f"ALTER TABLE {TABLE} {', '.join(missing)}")
+    columns = [f"ADD COLUMN {name} {kind}" for name, kind in _COLUMNS.items() if name not in shape]
+    if columns:
+        todo.append(f"ALTER TABLE {TABLE} {', '.join(columns)}")
     if not cursor.execute(_SHAPE, [PROGRESS]).fetchall():
         todo.append(_CREATE_PROGRESS)
+    return todo
+
+
+def ensure_ledger(connection: psycopg.Connection, who: history.Run | None = None) -> bool:
+    """Create the ledger, or give an existing table the columns it lacks; True when something was changed.
+
+    Rows, other columns and constraints of an existing table are left as they are. A database that does not say of which
+    environment it is becomes one of ``who``'s.
+    """
+    todo = _missing(connection)
     with connection.transaction():
         for statement in todo:
-            cursor.execute(statement)
+            connection.execute(statement.encode())
         for table, made in ((TABLE, _CREATE), (PROGRESS, _CREATE_PROGRESS)):
             if made in todo:
                 history.keep_private(connection, table)

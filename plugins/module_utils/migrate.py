@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, restore_point, run_folder, snapshot
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, ledger, restore_point, run_folder, snapshot
 from ansible_collections.habitat.runbook.plugins.module_utils.account import COMMIT
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import read_bundle
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import (
@@ -56,7 +56,7 @@ def migrate(
     if wrong:
         return refused(result, [wrong])
     if diff:
-        result["diff"] = _diff(parameters["plan"], comparison, versions)
+        result["diff"] = _diff(bookkeeping(connection, parameters, versions), parameters["plan"], comparison, versions)
     if check or not versions:
         result["applied"] = [plan_line(head) for head in heads if head["version"] in versions]
         result["to_version"] = _highest(comparison, versions)
@@ -127,20 +127,21 @@ def _journal(run_dir: str | None, durable: bool) -> Note:
 
 def baseline(connection: psycopg.Connection, parameters: dict[str, Any], check: bool, diff: bool) -> dict[str, Any]:
     """Record the versions up to ``target`` without running them; in check mode, tell which."""
-    comparison, ledger, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
+    comparison, found, heads = compare_bundle(connection, parameters["plan"], parameters["env"])
     result: dict[str, Any] = {"applied": [], "from_version": comparison.current, "to_version": comparison.current}
-    versions, refusals = baseline_versions(comparison, ledger, parameters["target"], parameters["env"])
-    foreign = [refusal for refusal in comparison.refusals if ledger["foreign"]]
+    versions, refusals = baseline_versions(comparison, found, parameters["target"], parameters["env"])
+    foreign = [refusal for refusal in comparison.refusals if found["foreign"]]
     not_held = None if check else lock_missing(connection, parameters)
-    blocked = refuse_environment(ledger, parameters["env"]) or foreign or refusals or ([not_held] if not_held else [])
+    blocked = refuse_environment(found, parameters["env"]) or foreign or refusals or ([not_held] if not_held else [])
     if blocked:
         return refused(result, blocked)
-    if versions and not check:
-        engine.baseline(connection, heads, versions, who_runs(parameters))
     if diff:
-        after = "".join(f"{version} recorded as baseline\n" for version in versions)
+        after = bookkeeping(connection, parameters, versions)
+        after += "".join(f"{version} recorded as baseline\n" for version in versions)
         header = "schema_migrations"
         result["diff"] = {"before_header": header, "after_header": header, "before": "", "after": after}
+    if versions and not check:
+        engine.baseline(connection, heads, versions, who_runs(parameters))
     result["to_version"] = _highest(comparison, versions)
     return dict(result, changed=bool(versions), recorded=versions)
 
@@ -164,9 +165,14 @@ def _highest(comparison: Comparison, versions: list[str]) -> str | None:
     return max(known, key=int, default=None)
 
 
-def _diff(plan: str, comparison: Comparison, versions: list[str]) -> dict[str, str]:
-    """The SQL that is (or would be) executed, cut where nobody reads on."""
-    text = ""
+def bookkeeping(connection: psycopg.Connection, parameters: dict[str, Any], versions: list[str]) -> str:
+    """The SQL that gives the database what the ledger lacks, for a diff; it runs before any of ``versions``."""
+    todo = ledger.missing(connection, who_runs(parameters)) if versions else []
+    return "".join(["-- bookkeeping\n", *(f"{statement};\n" for statement in todo)]) if todo else ""
+
+
+def _diff(text: str, plan: str, comparison: Comparison, versions: list[str]) -> dict[str, str]:
+    """The SQL that is (or would be) executed, after ``text``, cut where nobody reads on."""
     for head, stream in read_bundle(plan):
         if head["version"] not in versions or len(text) > _DIFF_CHARACTERS:
             continue

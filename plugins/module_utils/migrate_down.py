@@ -17,7 +17,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.lexer import split
 from ansible_collections.habitat.runbook.plugins.module_utils.loss_counts import count_losses
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import find_losses, would_lose
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import latest_version
-from ansible_collections.habitat.runbook.plugins.module_utils.migrate import refused, who_runs
+from ansible_collections.habitat.runbook.plugins.module_utils.migrate import bookkeeping, refused, who_runs
 from ansible_collections.habitat.runbook.plugins.module_utils.restore_point import ConnectTo
 from ansible_collections.habitat.runbook.plugins.module_utils.revert import revert as run_downs
 from ansible_collections.habitat.runbook.plugins.module_utils.revert_plan import Revert, plan_revert
@@ -48,7 +48,7 @@ def revert(
     if would_lose(result["losses"]) and not parameters["accept_data_loss"]:
         return refused(result, [_loss_refusal(result["losses"])])
     if diff:
-        result["diff"] = _diff(reverts, result)
+        result["diff"] = _diff(bookkeeping(connection, parameters, [one.version for one in reverts]), reverts, result)
     if check or not reverts:
         return dict(result, changed=bool(reverts), to_version=result["planned_version"])
     return _run(
@@ -120,7 +120,7 @@ def _line(one: Revert) -> dict[str, Any]:
     return dict(told, statements=sum(1 for _ in split(text)))
 
 
-def _diff(reverts: list[Revert], result: dict[str, Any]) -> dict[str, str]:
-    text = "".join(f"-- {one.file} (down of {one.version})\n{one.text}\n" for one in reverts)
+def _diff(text: str, reverts: list[Revert], result: dict[str, Any]) -> dict[str, str]:
+    text += "".join(f"-- {one.file} (down of {one.version})\n{one.text}\n" for one in reverts)
     header = f"schema {result['from_version'] or 'empty'}"
     return {"before_header": header, "after_header": f"{len(reverts)} reverted", "before": "", "after": text}

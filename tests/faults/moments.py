@@ -114,7 +114,7 @@ def cancel_job(stand: Stand, moment: str) -> Outcome:
     return _shoot(stand, moment, "runner cancel", lambda command: wish.touch(), environment=launched, by_runner=True)
 
 
-def kill_guard(stand: Stand, moment: str, controller: bool) -> Outcome:
+def kill_guard(stand: Stand, moment: str, controller: bool, finish: bool = True) -> Outcome:
     """The guard alone, which the run survives or ends by itself, or together with the controller."""
 
     def blow(command: Command) -> None:
@@ -124,7 +124,7 @@ def kill_guard(stand: Stand, moment: str, controller: bool) -> Outcome:
             os.kill(pid, signal.SIGKILL)
 
     name = "guard and controller" if controller else "guard"
-    return _shoot(stand, moment, name, blow, guarded=not controller)
+    return _shoot(stand, moment, name, blow, finish, guarded=not controller)
 
 
 def kill_step(stand: Stand, moment: str, finish: bool = True) -> Outcome:
@@ -132,7 +132,7 @@ def kill_step(stand: Stand, moment: str, finish: bool = True) -> Outcome:
     return _shoot(stand, moment, "step", lambda command: os.kill(_step(stand), signal.SIGKILL), finish)
 
 
-def kill_postmaster(stand: Stand, moment: str, controller: bool) -> Outcome:
+def kill_postmaster(stand: Stand, moment: str, controller: bool, finish: bool = True) -> Outcome:
     """The server's first process; its supervisor starts it again."""
 
     def blow(command: Command) -> None:
@@ -140,4 +140,4 @@ def kill_postmaster(stand: Stand, moment: str, controller: bool) -> Outcome:
             strike(command.process.pid, "SIGKILL")
         os.kill(int((Path(stand.stack.data) / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
 
-    return _shoot(stand, moment, "postmaster and controller" if controller else "postmaster", blow)
+    return _shoot(stand, moment, "postmaster and controller" if controller else "postmaster", blow, finish)

@@ -7,19 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.matrix import shot_at
-from tests.faults.moments import kill_step, send
+from tests.faults.moments import kill_guard, kill_postmaster, kill_step, send
 from tests.faults.shots import Outcome, fire
 from tests.faults.stand import Stand, standing
 
 LOOKED_AT = [
     "before Take or give back the run lock",
     "after Check server, rights, client programs, space and sessions",
-    "before Dump the database, prove the dump and write its manifest",
     "before Stop what runs",
     "before Apply the pending migrations",
     "after Apply the pending migrations",
     "before Start what was stopped, and nothing else",
-    "before Wait until the application is healthy",
     "after Write the report and say how it ended",
 ]
 """Points at which the controller is killed, and things are looked at."""
@@ -61,3 +59,13 @@ def test_ctrl_c_while_migrations_are_applied(stand):
 @pytest.mark.xdist_group("faults-1")
 def test_the_step_that_applies_is_killed(stand):
     holds(kill_step(stand, "in apply", finish=False))
+
+
+@pytest.mark.xdist_group("faults-1")
+def test_the_guard_is_killed_while_migrations_are_applied(stand):
+    holds(kill_guard(stand, "in apply", controller=False, finish=False))
+
+
+@pytest.mark.xdist_group("faults-1")
+def test_the_server_is_killed_while_migrations_are_applied(stand):
+    holds(kill_postmaster(stand, "in apply", controller=False, finish=False))

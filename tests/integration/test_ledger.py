@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import engine, ledger
+from ansible_collections.habitat.runbook.plugins.module_utils import engine, ledger, migrate
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import baseline_versions
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
@@ -38,6 +38,49 @@ def test_the_two_column_table_is_upgraded_in_place(workshop, default):
     workshop.execute("INSERT INTO schema_migrations(version) VALUES ('03')")
     with workshop.connect() as connection:
         assert ledger.ensure_ledger(connection) is False
+
+
+@pytest.mark.parametrize("before", ["SELECT 1", FOUNDING.format("")])
+def test_what_it_lacks_is_told_as_the_sql_that_makes_it(workshop, before):
+    who = Run("20261122t100211z-k3f", "O'Brien %s", environment="local")
+    workshop.execute(before)
+    with workshop.connect() as connection:
+        told = ledger.missing(connection, who)
+        for statement in told:
+            connection.execute(statement.encode())
+        assert ledger.missing(connection, who) == []
+        assert ledger.ensure_ledger(connection, who) is False
+    assert ("CREATE TABLE IF NOT EXISTS public.schema_migrations (" in told[0]) == (before == "SELECT 1")
+    told_of = "SELECT environment, set_by, reason FROM schema_migrations_environment"
+    assert workshop.query(told_of) == [("local", "O'Brien %s", None)]
+
+
+def test_a_diff_shows_the_bookkeeping_before_the_migrations(workshop):
+    workshop.write(m01_a="CREATE TABLE a (id int)", m02_b="SELECT 2")
+    workshop.compare()
+    given = {"plan": str(workshop.bundle), "env": "local", "target": None, "run_id": RUN.run_id, "operator": "bob"}
+    given |= {"origin": "here", "lock_timeout": "2s", "statement_timeout": "1min"}
+    with workshop.connect() as connection:
+        found = migrate.migrate(connection, lambda name: workshop.connect(), given, check=True, diff=True)
+        text = found["diff"]["after"]
+        assert text.startswith("-- bookkeeping\nCREATE TABLE IF NOT EXISTS public.schema_migrations (")
+        assert text.index("VALUES ('local', 'bob', NULL)") < text.index(
+            "-- schema/01_a.sql\nCREATE TABLE a (id int);\n-- schema/02_b.sql"
+        )
+        assert workshop.query("SELECT to_regclass('schema_migrations'), to_regclass('a')") == [(None, None)]
+        workshop.execute("CREATE TABLE made_by_hand (id int)")
+        recorded = migrate.baseline(connection, {**given, "target": "01"}, check=True, diff=True)
+        assert recorded["diff"]["after"].endswith("END $$;\n01 recorded as baseline\n")
+
+
+def test_a_diff_is_of_the_migrations_alone_where_nothing_is_lacking(workshop):
+    workshop.write(m01_a="SELECT 1", m02_b="SELECT 2")
+    workshop.apply("01")
+    given = {"plan": str(workshop.bundle), "env": "", "target": None, "run_id": RUN.run_id, "operator": "bob"}
+    given |= {"origin": "here", "lock_timeout": "2s", "statement_timeout": "1min"}
+    with workshop.connect() as connection:
+        found = migrate.migrate(connection, lambda name: workshop.connect(), given, check=True, diff=True)
+    assert found["diff"]["after"] == "-- schema/02_b.sql\nSELECT 2;\n"
 
 
 @pytest.mark.parametrize("kind", ["text", "integer", "bigint"])

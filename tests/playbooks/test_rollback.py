@@ -193,7 +193,7 @@ def test_check_mode_shows_the_rollback_and_changes_nothing(at_07):
         (["backup=latest", "to=05"], "backup and to are both given"),
         (["to=99"], "05"),
         (["steps=0"], "expected a number from 1 to 999"),
-        (["steps=9"], "5"),
+        pytest.param(["steps=9"], "5", marks=pytest.mark.long),
         (["to=05", "accept_data_loss=maybe"], "known: true, false"),
     ],
 )
