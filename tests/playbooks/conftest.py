@@ -143,6 +143,7 @@ class Operator:
         return path
 
 
+_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 UP = {name: "RUNNING" for name in ("postgres", "habitat:api1", "habitat:api2", "habitat:worker")}
 
 
@@ -172,6 +173,18 @@ def begin_window(
 
     wait_for(begun)
     return run
+
+
+def kill_everything(operator: Operator, run: subprocess.Popen[str]) -> str:
+    """The controller with all its children, and the guard; returns the run's id."""
+    (folder,) = run_folders(operator)
+    guard = run_folder.guard_pid(folder)
+    assert guard
+    os.killpg(run.pid, signal.SIGKILL)
+    os.kill(guard, signal.SIGKILL)
+    run.communicate(timeout=60)
+    wait_for(lambda: operator.query(_LOCKS) == [(0,)])
+    return folder.name
 
 
 def exit_code(run: subprocess.Popen[str]) -> int:

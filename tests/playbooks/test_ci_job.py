@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from demo.embedded import state
+from tests.playbooks.conftest import UP, begin_window, kill_everything
 
 WORKFLOW = state.REPOSITORY / ".github" / "workflows" / "database-migration.yml"
 EXPRESSION = re.compile(r"\$\{\{\s*(\w+)\.(\w+)\s*\}\}")
@@ -71,15 +72,19 @@ class Job:
             (installed / name).symlink_to(Path(sys.prefix) / name)
         (installed / "ready").touch()
 
-    def __call__(self, upto: str = "", environment: str = "local", **inputs: str) -> int:
-        """Run the steps, the last of them being upto; the exit code of the first one that failed."""
+    def __call__(self, upto: str = "", environment: str = "local", cancelled: str = "", **inputs: str) -> int:
+        """Run the steps, the last of them being upto; the exit code of the first one that failed.
+
+        cancelled: the step in which somebody cancels the job; it is left out, as if it had been killed outright.
+        """
         values = {"check": "false", "accept_data_loss": "false", "environment": environment, **inputs}
         contexts = {"inputs": values, "secrets": SECRETS, "vars": VARIABLES}
-        code, self.log, self.ran = 0, "", []
+        code, over, self.log, self.ran = 0, False, "", []
         for step in steps():
-            condition = step.get("if", "success()")
-            assert condition.startswith(("success()", "always()", "cancelled()"))
-            if "run" in step and (condition == "always()" or (condition == "success()" and not code)):
+            condition = step.get("if", "success()").split(" && ")[0]
+            assert condition in ("success()", "always()", "cancelled()")
+            over = over or bool(cancelled and step["name"].startswith(cancelled))
+            if "run" in step and {"always()": True, "success()": not code and not over, "cancelled()": over}[condition]:
                 ended = self._run(step, contexts)
                 code = code or ended
             if upto and step["name"].startswith(upto):
@@ -140,6 +145,17 @@ def test_up_is_the_run_an_operator_types(job, at_05):
     assert report["run"]["id"] in job.summary.read_text()
     assert list(job.temp.iterdir()) == [], "credentials stay nowhere"
     assert not [text for text in ("hunter2", SECRETS["HABITAT_VAULT_PASSWORD"]) if text in job.log]
+
+
+@pytest.mark.long
+def test_a_cancelled_job_puts_right_what_its_run_left(job, at_05):
+    run_id = kill_everything(at_05, begin_window(at_05))
+    assert at_05.services()["habitat:api1"] == "STOPPED"
+    assert job(direction="up", cancelled="Run the runbook") == 0, job.log
+    assert at_05.services() == UP
+    assert f"CUT OFF   run {run_id} by " in job.log
+    assert "NEXT      ansible-playbook playbooks/resume.yml -e env=local" in job.log
+    assert list(job.temp.iterdir()) == [], "credentials stay nowhere"
 
 
 @pytest.mark.long

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-
 import pytest
-from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
-from tests.playbooks.conftest import UP, Operator, begin_window, run_folders, wait_for
+from tests.playbooks.conftest import UP, begin_window, kill_everything, run_folders, wait_for
 
 RESUME = "ansible-playbook playbooks/resume.yml -e env=local"
-LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 QUICK = "CREATE TABLE eighth (id int);\n-- Down migration\nDROP TABLE eighth;\n"
-
-
-def kill_everything(operator: Operator, run: subprocess.Popen[str]) -> str:
-    """The controller with all its children, and the guard; returns the run's id."""
-    (folder,) = run_folders(operator)
-    guard = run_folder.guard_pid(folder)
-    assert guard
-    os.killpg(run.pid, signal.SIGKILL)
-    os.kill(guard, signal.SIGKILL)
-    run.communicate(timeout=60)
-    wait_for(lambda: operator.query(LOCKS) == [(0,)])
-    return folder.name
 
 
 @pytest.mark.long
