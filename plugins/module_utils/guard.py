@@ -42,6 +42,9 @@ _LONGEST_TICK = 3.0
 _ASK_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 _CONNECT_SECONDS = 2
+_CROWD = 4.0
+"""So many may want each processor before silence in the window counts for less: a step begins within 2 s of the one
+before on a quiet machine, which leaves habitat_silence room for one about seven times slower."""
 
 
 @dataclass
@@ -60,11 +63,11 @@ class Switch:
 
         seconds: since the last tick, of which only so much counts as a busy machine's tick takes, so that a machine
         that stood still has not lost its run; alive: whether a step showed a sign of life since then; window: seconds
-        since services were stopped, None when they are not; load: how many want a processor, for each there is. While
-        services are stopped somebody waits, and silence is silence; else a busy machine gets so many times longer.
+        since services were stopped, None when they are not; load: how many want a processor, for each there is. A busy
+        machine gets so many times longer; while services are stopped somebody waits, and only a crowded one does.
         """
-        passed = min(seconds, _LONGEST_TICK)
-        self.quiet = 0.0 if alive else self.quiet + (passed if window is not None else passed / max(1.0, load))
+        passed = min(seconds, _LONGEST_TICK) / max(1.0, load if window is None else load / _CROWD)
+        self.quiet = 0.0 if alive else self.quiet + passed
         limit = self.patience if window is None else self.silence
         if window is not None and window > self.max_window:
             return f"the services were stopped for longer than {self.max_window:.0f} s"
