@@ -42,9 +42,10 @@ _LONGEST_TICK = 3.0
 _ASK_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 _CONNECT_SECONDS = 2
-_CROWD = 4.0
-"""So many may want each processor before silence in the window counts for less: a step begins within 2 s of the one
-before on a quiet machine, which leaves habitat_silence room for one about seven times slower."""
+_CROWD, _LONGEST_STRETCH = 4.0, 4.0
+"""So many may want each processor before silence in the window counts for less (a step begins within 2 s of the one
+before on a quiet machine, which leaves habitat_silence room for one about seven times slower), and so many times longer
+it gets at most: a load may be one of processes that wait for a disk, and the application is down meanwhile."""
 
 
 @dataclass
@@ -64,10 +65,10 @@ class Switch:
         seconds: since the last tick, of which only so much counts as a busy machine's tick takes, so that a machine
         that stood still has not lost its run; alive: whether a step showed a sign of life since then; window: seconds
         since services were stopped, None when they are not; load: how many want a processor, for each there is. A busy
-        machine gets so many times longer; while services are stopped somebody waits, and only a crowded one does.
+        machine gets so many times longer; while services are stopped only a crowded one does, and within bounds.
         """
-        passed = min(seconds, _LONGEST_TICK) / max(1.0, load if window is None else load / _CROWD)
-        self.quiet = 0.0 if alive else self.quiet + passed
+        stretch = load if window is None else min(load / _CROWD, _LONGEST_STRETCH)
+        self.quiet = 0.0 if alive else self.quiet + min(seconds, _LONGEST_TICK) / max(1.0, stretch)
         limit = self.patience if window is None else self.silence
         if window is not None and window > self.max_window:
             return f"the services were stopped for longer than {self.max_window:.0f} s"

@@ -83,7 +83,7 @@ def exists(connection: psycopg.Connection) -> bool:
 
 
 def missing(connection: psycopg.Connection) -> list[str]:
-    """The statements of ``ensure``; empty where there is a history."""
+    """The statements of ``ensure``, but for what ``keep_private`` takes away; empty where there is a history."""
     return [] if exists(connection) else [_CREATE, _APPEND_ONLY]
 
 

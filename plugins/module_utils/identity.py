@@ -53,7 +53,7 @@ def read(connection: psycopg.Connection) -> str | None:
 
 
 def missing(connection: psycopg.Connection, environment: str, operator: str) -> list[str]:
-    """The statements of ``ensure``; empty when the database says what it is of."""
+    """The statements of ``ensure``, as history.missing; empty when the database says what it is of."""
     row = connection.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [TABLE]).fetchone()
     create = [_CREATE] if row and row[0] else []
     if not create and connection.execute(_READ.encode()).rowcount:

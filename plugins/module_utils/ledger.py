@@ -142,7 +142,7 @@ def _foreign(columns: set[str]) -> str | None:
 
 
 def missing(connection: psycopg.Connection, who: history.Run) -> list[str]:
-    """The statements of ``ensure_ledger``, for people to read; empty when it has nothing to do."""
+    """The statements of ``ensure_ledger``, for people to read, as history.missing; empty when it has nothing to do."""
     told = identity.missing(connection, who.environment, who.operator) if who.environment else []
     return [statement.strip() for statement in (*_missing(connection), *told, *history.missing(connection))]
 

@@ -49,11 +49,12 @@ options:
     type: dict
     default: {}
   silence:
-    description: Seconds without a step at work after which the run is over, while services are stopped.
+    description: Seconds without a step at work after which the run is over, while services are stopped; up to four
+      times as many on a machine whose processors are each wanted by more than four processes.
     type: float
     default: 15
   patience:
-    description: The same while no service is stopped by the run.
+    description: The same while no service is stopped by the run; longer on a busy machine.
     type: float
     default: 60
   max_window:

@@ -13,12 +13,12 @@ from ansible_collections.habitat.runbook.plugins.module_utils.copies import BEFO
 
 from tests.faults.stand import Stand, wait_for
 from tests.integration.habitat import schema_of
+from tests.playbooks.conftest import LOCKS
 
 _INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
 _FORBIDDEN = "SELECT datname FROM pg_database WHERE NOT datallowconn AND datname <> 'template0'"
 _SESSIONS = "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'runbook%'"
 _MAY_CONNECT = "SELECT has_database_privilege('habitat_app', 'habitat', 'CONNECT'), rolcanlogin FROM pg_roles WHERE rolname = 'habitat_app'"
-_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 
 
 def broken(stand: Stand, up: bool = True) -> list[str]:
@@ -62,7 +62,7 @@ def _sessions(stand: Stand) -> list[str]:
 
 def _sessions_now(stand: Stand) -> list[str]:
     found = [f"I3 session {name}" for (name,) in stand.query(_SESSIONS)]
-    [(locks,)] = stand.query(_LOCKS)
+    [(locks,)] = stand.query(LOCKS)
     return found + ([f"I5 {locks} advisory locks are held"] if locks else [])
 
 

@@ -1,4 +1,4 @@
-"""Backups for tests: taking one, refusing one, restoring one, and somebody who is in the way."""
+"""Backups for tests: taking one, refusing one, what a database has in it, and somebody who is in the way."""
 
 from __future__ import annotations
 

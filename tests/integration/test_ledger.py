@@ -9,6 +9,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.state import compare_bundle
 
 RUN = Run("20261122t100211z-k3f", "alice")
+GIVEN = {"target": None, "run_id": RUN.run_id, "operator": "bob", "origin": "here"}
+GIVEN |= {"lock_timeout": "2s", "statement_timeout": "1min"}
 FOUNDING = "CREATE TABLE schema_migrations (version varchar(255) PRIMARY KEY, applied_at timestamptz NOT NULL{})"
 
 
@@ -58,8 +60,7 @@ def test_what_it_lacks_is_told_as_the_sql_that_makes_it(workshop, before):
 def test_a_diff_shows_the_bookkeeping_before_the_migrations(workshop):
     workshop.write(m01_a="CREATE TABLE a (id int)", m02_b="SELECT 2")
     workshop.compare()
-    given = {"plan": str(workshop.bundle), "env": "local", "target": None, "run_id": RUN.run_id, "operator": "bob"}
-    given |= {"origin": "here", "lock_timeout": "2s", "statement_timeout": "1min"}
+    given = {**GIVEN, "plan": str(workshop.bundle), "env": "local"}
     with workshop.connect() as connection:
         found = migrate.migrate(connection, lambda name: workshop.connect(), given, check=True, diff=True)
         text = found["diff"]["after"]
@@ -76,8 +77,7 @@ def test_a_diff_shows_the_bookkeeping_before_the_migrations(workshop):
 def test_a_diff_is_of_the_migrations_alone_where_nothing_is_lacking(workshop):
     workshop.write(m01_a="SELECT 1", m02_b="SELECT 2")
     workshop.apply("01")
-    given = {"plan": str(workshop.bundle), "env": "", "target": None, "run_id": RUN.run_id, "operator": "bob"}
-    given |= {"origin": "here", "lock_timeout": "2s", "statement_timeout": "1min"}
+    given = {**GIVEN, "plan": str(workshop.bundle), "env": ""}
     with workshop.connect() as connection:
         found = migrate.migrate(connection, lambda name: workshop.connect(), given, check=True, diff=True)
     assert found["diff"]["after"] == "-- schema/02_b.sql\nSELECT 2;\n"

@@ -143,7 +143,7 @@ class Operator:
         return path
 
 
-_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 UP = {name: "RUNNING" for name in ("postgres", "habitat:api1", "habitat:api2", "habitat:worker")}
 
 
@@ -183,7 +183,7 @@ def kill_everything(operator: Operator, run: subprocess.Popen[str]) -> str:
     os.killpg(run.pid, signal.SIGKILL)
     os.kill(guard, signal.SIGKILL)
     run.communicate(timeout=60)
-    wait_for(lambda: operator.query(_LOCKS) == [(0,)])
+    wait_for(lambda: operator.query(LOCKS) == [(0,)])
     return folder.name
 
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
-from tests.playbooks.conftest import UP, Operator, begin_window, exit_code, run_folders, wait_for
+from tests.playbooks.conftest import LOCKS, UP, Operator, begin_window, exit_code, run_folders, wait_for
 
 NOTHING = "local / habitat: no run is going on; how things stand: ansible-playbook playbooks/status.yml -e env=local"
 
@@ -27,7 +27,7 @@ def is_right_again(at_05) -> None:
     assert run_folders(at_05) == []
     assert at_05.query("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'runbook%'") == [(0,)]
     assert at_05.query("SELECT has_database_privilege('habitat_app', 'habitat', 'CONNECT')") == [(True,)]
-    assert at_05.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert at_05.query(LOCKS) == [(0,)]
     assert at_05.versions()[-1] == "07"
 
 

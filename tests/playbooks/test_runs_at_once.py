@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.playbooks.conftest import UP, begin_window, run_folders, wait_for
+from tests.playbooks.conftest import LOCKS, UP, begin_window, run_folders, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -48,11 +48,10 @@ def test_the_step_of_a_killed_controller_goes_on_and_after_it_the_guard_puts_thi
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=60)
     time.sleep(6)
-    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-    assert at_05.query(locks) == [(1,)], "the step that applies goes on by itself, so nobody else may begin"
+    assert at_05.query(LOCKS) == [(1,)], "the step that applies goes on by itself, so nobody else may begin"
     assert at_05.services()["habitat:api1"] == "STOPPED"
     at_05.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'runbook/%'")
-    wait_for(lambda: at_05.query(locks) == [(0,)])
+    wait_for(lambda: at_05.query(LOCKS) == [(0,)])
     assert at_05.services() == UP
     assert at_05.versions()[-1] == "07"
     assert at_05.query("SELECT has_database_privilege('habitat_app', 'habitat', 'CONNECT')") == [(True,)]

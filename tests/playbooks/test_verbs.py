@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from tests.playbooks.conftest import LOCKS
+
 
 def test_plan_as_table_and_as_json(at_05):
     shown = at_05.run("playbooks/plan.yml")
@@ -66,7 +68,7 @@ def test_backup_alone(at_05):
     assert "BACKUP    local-" in done.screen
     assert done.changed == predicted.changed
     assert len(list((at_05.runtime / "backups").glob("*.dump"))) == 1
-    assert at_05.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert at_05.query(LOCKS) == [(0,)]
 
 
 @pytest.mark.long

@@ -69,7 +69,7 @@ def test_a_busy_machine_gets_longer_while_no_service_is_stopped(load, limit):
     assert passed == pytest.approx(limit, abs=0.5)
 
 
-@pytest.mark.parametrize(("load", "limit"), [(0.2, SILENCE), (4, SILENCE), (12, 3 * SILENCE)])
+@pytest.mark.parametrize(("load", "limit"), [(0.2, SILENCE), (4, SILENCE), (12, 3 * SILENCE), (99, 4 * SILENCE)])
 def test_while_services_are_stopped_only_a_crowded_machine_gets_longer(load, limit):
     one, passed = switch(), 0.0
     while not one.tick(0.5, False, 1.0, load):
