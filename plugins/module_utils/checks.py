@@ -204,7 +204,7 @@ def check_space(folder: str, needed: int, what: str) -> Check:
 
 def check_room(free: int, needed: int, what: str, where: str) -> Check:
     """Whether ``free`` bytes are enough for ``needed`` ones and some to spare."""
-    text = f"{what}: {size(free)} free, {size(needed)} needed"
+    text = f"{what}: {size(free)} free, {size(needed)}"
     if free < needed + _SPARE_BYTES:
-        return Check("fail", text, f"make room in {where}")
-    return ok(text)
+        return Check("fail", f"{text} and {size(_SPARE_BYTES)} to spare needed", f"make room in {where}")
+    return ok(f"{text} needed")

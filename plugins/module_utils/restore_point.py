@@ -70,7 +70,7 @@ def plan_point(
     elif isinstance(free, str):
         reason = free
     elif free < bytes_needed + _SPARE_BYTES:
-        reason = f"{size(free)} are free for a copy of {size(bytes_needed)}"
+        reason = f"{size(free)} are free for a copy of {size(bytes_needed)} and {size(_SPARE_BYTES)} to spare"
     use = "none" if reason else "required" if on_partial == RESTORE else "wanted"
     return PointPlan(not reason, seconds, bytes_needed, reason, use)
 

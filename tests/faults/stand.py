@@ -51,12 +51,12 @@ def quick(silence: float) -> tuple[str, ...]:
     return ("-e", f"habitat_silence={silence:g}", "-e", f"habitat_health_deadline={HEALTH_DEADLINE}")
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = GENEROUS) -> Any:
-    """Wait until something is so; AssertionError when it never is."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = GENEROUS, every: float = 0.02) -> Any:
+    """Wait until something is so, asked ``every`` so many seconds; AssertionError when it never is."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 
@@ -99,7 +99,7 @@ class Command:
         """Wait until nothing of it lives, neither a step nor its guard."""
         self.wait()
         try:
-            wait_for(lambda: not self.processes(), "the run's processes end", GENEROUS / 2)
+            wait_for(lambda: not self.processes(), "the run's processes end", GENEROUS / 2, every=0.2)
         except AssertionError as error:
             raise AssertionError(f"{error}: {[_words(pid) for pid in self.processes()]}") from None
 

@@ -146,7 +146,9 @@ def test_a_disk_without_room_is_refused_beforehand(connection, tmp_path):
     with small_disk(tmp_path, 1):
         text = refusal(connection, tmp_path / "b")
         assert not (tmp_path / "b").exists()
-    assert re.fullmatch(rf"space for the backup: 1 MB free, \d.* MB needed; make room in {tmp_path}/b", text)
+    assert re.fullmatch(
+        rf"space for the backup: 1 MB free, \d\S* MB and 67 MB to spare needed; make room in {tmp_path}/b", text
+    )
 
 
 def test_a_disk_that_fills_up_meanwhile(connection, tmp_path):
