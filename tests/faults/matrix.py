@@ -61,7 +61,9 @@ def shot_at(stand: Stand, verb: str, where: str, name: str, signal: str = "SIGKI
     def struck(stand: Stand, command: Command) -> float:
         command.wait()
         assert hit.exists(), f"the run never came to {name}: {command.screen[-300:]}"
-        return json.loads(hit.read_text())["mono"]
+        told = json.loads(hit.read_text())
+        hit.unlink()
+        return told["mono"]
 
     hit.unlink(missing_ok=True)
     return Shot(VERBS[verb], name, signal, struck, stand.nemesis(point=where, signal=signal, hit=str(hit)))

@@ -11,8 +11,8 @@ import time
 import urllib.parse
 from pathlib import Path
 
-PROBE_SECONDS = 0.08
-WRITE_SECONDS = 0.1
+PROBE_SECONDS = 0.1
+WRITE_SECONDS = 0.2
 _SAMPLE_EVERY = 4
 
 
