@@ -112,14 +112,17 @@ def full_data(stand: Stand) -> Outcome:
         outcome.note = "SKIPPED: only root can mount a small disk"
         return outcome
     elsewhere = stand.folder / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
     with small_disk(stand.folder / "small", 600) as folder, standing(folder) as other:
+        other.aside = elsewhere
         other.reset("habitat_05")
         ballast = fill_but(folder, 1024 * 1024)
-        places = [f"habitat_{name}_dir={elsewhere / name}" for name in ("state", "backup")]
+        places = [f"habitat_{name}_dir={elsewhere / name}" for name in ("state", "backup", "reports")]
         done = other.type("migrate.yml", *quick(PATIENT_SILENCE), *(word for place in places for word in ("-e", place)))
         ballast.unlink()
         outcome.note = " ".join(next(iter(_words(done)), "no word").split())[:90]
-        outcome.expect(done.code != 0 and other.versions()[-1] == "05", "it was not refused")
+        outcome.expect("nothing was changed" in done.screen, f"it was not refused: {done.screen[-300:]}")
+        outcome.expect(done.code == 2 and other.versions()[-1] == "05", f"it ends with {done.code}")
         outcome.broken += [f"before: {one}" for one in invariants.broken(other)]
         outcome.expect(other.type("migrate.yml").code == 0, "with room again it does not succeed")
         outcome.broken += [f"after: {one}" for one in invariants.broken(other)]

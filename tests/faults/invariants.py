@@ -120,6 +120,6 @@ def _secrets(stand: Stand) -> list[str]:
 
 def _texts(stand: Stand) -> Iterator[Path]:
     """Everything that is shown or written for people."""
-    for folder in (stand.folder / "screens", stand.runs, stand.reports):
+    for folder in (stand.screens, stand.runs, stand.reports):
         yield from (path for path in folder.rglob("*") if path.is_file())
     yield from (path for kind in ("*.json*", "*.sql*") for path in stand.backups.glob(kind))

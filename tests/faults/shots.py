@@ -214,7 +214,7 @@ def _last(done: Finished) -> str:
 
 
 def everything_shown(stand: Stand) -> str:
-    screens = sorted((stand.folder / "screens").glob("*.txt"))
+    screens = sorted(stand.screens.glob("*.txt"))
     journals = [path for folder in stand.run_folders() for path in (folder / "journal.ndjson", folder / "report.json")]
     texts = [f"--- {path}\n{path.read_text(errors='replace')}" for path in [*screens, *journals] if path.exists()]
     return "\n".join(texts)

@@ -115,6 +115,8 @@ class Stand(Operator):
     def __init__(self, runtime: Path) -> None:
         super().__init__(runtime)
         self.folder = runtime.parent
+        self.aside = self.folder
+        """Where screens and packed modules are."""
         self.runs = runtime / "runs"
         self.backups = runtime / "backups"
         self.kept_backups = self.folder / "backups-of-05"
@@ -123,6 +125,10 @@ class Stand(Operator):
         self.run_seconds = 0.0
         stack = self.stack
         self.clients = Clients(stack.health_urls, [stack.owner_password, stack.app_password])
+
+    @property
+    def screens(self) -> Path:
+        return self.aside / "screens"
 
     # Commands
 
@@ -136,8 +142,8 @@ class Stand(Operator):
         return self._launch([sys.executable, "-m", "tests.faults.by_runner", *words], environment)
 
     def _launch(self, words: list[str], environment: dict[str, str]) -> Command:
-        mark, screen = uuid.uuid4().hex, self.folder / "screens" / f"{time.monotonic_ns()}.txt"
-        packed = self.folder / "packed"
+        mark, screen = uuid.uuid4().hex, self.screens / f"{time.monotonic_ns()}.txt"
+        packed = self.aside / "packed"
         for folder in (screen.parent, packed):
             folder.mkdir(exist_ok=True)
         ours = {"ANSIBLE_CALLBACK_PLUGINS": str(_PLUGINS), "ANSIBLE_CALLBACKS_ENABLED": _CALLBACKS, _MARK: mark}
@@ -168,7 +174,7 @@ class Stand(Operator):
         """Everything as before the first run; ``slow``: a migration 08 that takes so many seconds."""
         self.clients.pause()
         self._end_leftovers()
-        for folder in (self.runs, self.folder / "screens"):
+        for folder in (self.runs, self.screens):
             shutil.rmtree(folder, ignore_errors=True)
         fresh(self, template)
         if backups:
