@@ -121,7 +121,8 @@ def full_data(stand: Stand) -> Outcome:
         done = other.type("migrate.yml", *quick(PATIENT_SILENCE), *(word for place in places for word in ("-e", place)))
         ballast.unlink()
         outcome.note = " ".join(next(iter(_words(done)), "no word").split())[:90]
-        outcome.expect("nothing was changed" in done.screen, f"it was not refused: {done.screen[-300:]}")
+        refused = "fail  space for the data" in done.screen and "nothing was changed" in done.screen
+        outcome.expect(refused, f"it was not refused: {done.screen[-300:]}")
         outcome.expect(done.code == 2 and other.versions()[-1] == "05", f"it ends with {done.code}")
         outcome.broken += [f"before: {one}" for one in invariants.broken(other)]
         outcome.expect(other.type("migrate.yml").code == 0, "with room again it does not succeed")
