@@ -79,14 +79,13 @@ def test_what_takes_longer_goes_on_without_its_first_process(run):
     with in_the_way(run.ground) as pid:
         told = run.backup(wait=0)
         assert (told["changed"], told["running"], "backup" in told) == (False, "backup", False)
-        assert run_folder.at_work(run.run_dir)
-        assert wait_until(lambda: run.look("backup", wait=0)["progress"])
+        assert wait_until(lambda: run_folder.at_work(run.run_dir))
+        waits = [("statement", [f"{pid} metabase"])]
+        assert wait_until(
+            lambda: [(one["kind"], one["blockers"]) for one in run.look("backup", 0)["progress"]] == waits
+        )
         found = run.look("backup", wait=0.2)
-        assert found["running"] == "backup"
-        assert found["warning"] is None
-        (statement,) = found["progress"]
-        assert statement["kind"] == "statement"
-        assert statement["blockers"] == [f"{pid} metabase"]
+        assert (found["running"], found["warning"], len(found["progress"])) == ("backup", None, 1)
         assert run.ground.guard(RUN)
     done = run.look("backup")["result"]
     assert (done["changed"], done["backup"]["tables"]) == (True, 1)
