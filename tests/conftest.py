@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from demo.embedded import postgres
+from tests.waiting import wait_for
 
 # A shell starts what it puts into the background without SIGINT, and everything below inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -57,6 +58,12 @@ class Cluster:
     def connect(self, database: str = "postgres", **more) -> psycopg.Connection:
         return psycopg.connect(**{**self.conninfo(database), "autocommit": True, **more})
 
+    def answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            self.connect().close()
+            return True
+        return False
+
     def psql(self, database: str, *arguments: str, user: str = "postgres") -> subprocess.CompletedProcess[str]:
         command = [
             postgres.tool("psql"),
@@ -90,12 +97,7 @@ def cluster() -> Iterator[Cluster]:
     postgres.init_cluster(folder / "data", "postgres")
     server = _start(folder, listen_addresses="", fsync="off", max_connections="60", log_statement="none")
     running = Cluster(folder, 5432, server.pid)
-    for _ in range(200):
-        try:
-            running.connect().close()
-            break
-        except psycopg.OperationalError:
-            time.sleep(0.05)
+    wait_for(running.answers)
     yield running
     server.send_signal(signal.SIGINT)
     server.wait(timeout=20)

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from demo.embedded import postgres
 from tests.conftest import Cluster
+from tests.waiting import wait_for
 
 FOLDER = Path(sys.prefix) / "servers"
 
@@ -71,21 +70,12 @@ def running(major: int) -> Iterator[tuple[Cluster, Path]]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     cluster = Cluster(folder, 5432, server.pid)
     try:
-        _wait(cluster)
+        wait_for(cluster.answers)
         yield cluster, found
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)
         shutil.rmtree(folder)
-
-
-def _wait(cluster: Cluster) -> None:
-    for _ in range(400):
-        with contextlib.suppress(psycopg.OperationalError):
-            cluster.connect().close()
-            return
-        time.sleep(0.05)
-    raise TimeoutError(cluster.log.read_text())
 
 
 def main() -> int:

@@ -9,14 +9,13 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
-from demo.embedded import processes, state
+from demo.embedded import state
 from tests.integration.habitat import LEDGER, REPOSITORY, apply
 
 
@@ -88,10 +87,6 @@ def migrated_stack() -> Iterator[Runner]:
     finally:
         run.ok("destroy")
         folder.rmdir()
-
-
-def soon(done: Callable[[], Any], seconds: float = 10) -> None:
-    processes.wait_until(lambda: bool(done()), seconds, "it did not come true in time")
 
 
 def call(url: str, body: bytes | dict | None = None) -> tuple[int, dict]:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.window import wind
 
 from demo.embedded import postgres
 from tests.conftest import Cluster, _start
+from tests.waiting import wait_for
 
 RUN, NEXT_RUN = "20261122t100211z-k3f", "20261122t110211z-b7q"
 OWNER, APP, GUEST, SUPER, MEMBER = 'fen "owner"', "fen_app", "fen guest's", "fen_super", "fen_member"
@@ -49,15 +50,6 @@ LATE = "-c post_auth_delay=2"
 _serial = itertools.count(1)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 class Server:
     """A PostgreSQL that a test may stop and start."""
 
@@ -69,13 +61,7 @@ class Server:
     def start(self) -> None:
         self.process = _start(self.folder, listen_addresses="", fsync="off", max_connections="50")
         self.cluster = Cluster(self.folder, 5432, self.process.pid)
-        assert wait_until(self.answers)
-
-    def answers(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            self.cluster.connect().close()
-            return True
-        return False
+        wait_for(self.cluster.answers)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -262,4 +248,4 @@ class Client(threading.Thread):
 
     def writes(self) -> bool:
         before = self.written
-        return wait_until(lambda: self.written > before)
+        return bool(wait_for(lambda: self.written > before))

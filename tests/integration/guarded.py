@@ -11,9 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_folder, run_lock
 
 from tests.conftest import Cluster
+from tests.waiting import wait_for
 
 MODULES = "ansible_collections.habitat.runbook.plugins.modules"
 NAMES = ["habitat:api", "habitat:worker"]
@@ -69,15 +69,6 @@ with run_folder.step(folder, phase):
 """
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 class Application:
     """An API with an address and a worker, under Supervisor."""
 
@@ -96,7 +87,7 @@ class Application:
     def start(self) -> None:
         program = Path(sys.executable).with_name("supervisord")
         self.process = subprocess.Popen([program, "-n", "-s", "-c", str(self.folder / "conf")])
-        assert wait_until(self.answers)
+        wait_for(self.answers)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -125,7 +116,7 @@ def one_application() -> Iterator[Application]:
 def application(one_application: Application) -> Application:
     """It runs and answers."""
     module("services", state="started", names=NAMES, **one_application.manager)
-    assert wait_until(one_application.answers)
+    wait_for(one_application.answers)
     return one_application
 
 
@@ -223,10 +214,11 @@ class Ground:
         pid = self.guard(run_id)
         assert pid
         os.kill(pid, signal.SIGKILL)
-        assert wait_until(lambda: self.guard(run_id) is None)
+        wait_for(lambda: self.guard(run_id) is None)
 
-    def is_over(self, run_id: str = "run-1", seconds: float = 90) -> bool:
-        return wait_until(lambda: self.guard(run_id) is None, seconds) and self.held() is None
+    def is_over(self, run_id: str = "run-1") -> bool:
+        wait_for(lambda: self.guard(run_id) is None)
+        return self.held() is None
 
     def remove(self) -> None:
         for folder in self.state_dir.iterdir() if self.state_dir.exists() else ():

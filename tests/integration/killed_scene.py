@@ -10,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from demo.embedded import postgres
 from tests.conftest import Cluster, _start
 from tests.integration import habitat
 from tests.integration.rolling_back import roll_back
+from tests.waiting import wait_for
 
 BIN = str(postgres.BIN)
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "k3f")[:3]
@@ -67,14 +66,6 @@ def next_id() -> str:
     return f"20261122t{next(_serial):06d}z-{WORKER}"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
-
-
 class Server:
     """A private server that can be killed."""
 
@@ -89,14 +80,11 @@ class Server:
         def answers() -> bool:
             if self.process.poll() is not None:
                 self.process = self._begin()
-            with suppress(psycopg.OperationalError):
-                self.cluster.connect().close()
-                return True
-            return False
+            return self.cluster.answers()
 
         self.process = self._begin()
         self.cluster = Cluster(self.folder, 5432, self.process.pid)
-        wait_for(answers, 60)
+        wait_for(answers)
 
     def _begin(self) -> subprocess.Popen[bytes]:
         # Whose synchronous_commit is on waits at its COMMIT for a standby that never comes.

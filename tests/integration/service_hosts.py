@@ -9,8 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +78,3 @@ def module(*command: str, check: bool = False, **options: Any) -> dict[str, Any]
     answer = json.loads(done.stdout)
     assert answer.get("failed", False) == bool(done.returncode), done
     return answer
-
-
-def soon(done: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)

@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import manifest
 
 from demo.embedded import postgres
+from tests.waiting import wait_for
 
 MODULES = "ansible_collections.habitat.runbook.plugins.modules"
 REPOSITORY = Path(__file__).parents[2]
@@ -78,13 +79,6 @@ def options(cluster, database, folder) -> dict:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-def wait_for(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_backup_and_the_list_of_it(connection, options, folder):
@@ -343,7 +337,7 @@ def guarded() -> Iterator[dict]:
             return True
         return False
 
-    wait_for(prepared, 20)
+    wait_for(prepared)
     where = {"host": "127.0.0.1", "port": port, "user": "keeper", "password": CANARY}
     yield {f"login_{key}": value for key, value in where.items()} | {"login_db": "postgres"}
     server.send_signal(signal.SIGINT)

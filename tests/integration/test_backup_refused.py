@@ -19,7 +19,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils import (
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 
 from demo.embedded import postgres
-from tests.integration.backing_up import BIN, HOW, ID, RUN, names, refusal, take, wait_for
+from tests.integration.backing_up import BIN, HOW, ID, RUN, names, refusal, take
+from tests.waiting import wait_for
 
 OLD_CLIENT = Path("/usr/lib/postgresql/15/bin")
 

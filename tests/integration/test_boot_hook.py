@@ -12,8 +12,9 @@ import pytest
 import yaml
 from ansible_collections.habitat.runbook.plugins.module_utils import guard_program, run_folder
 
-from tests.integration.service_hosts import REPOSITORY, docker, soon
+from tests.integration.service_hosts import REPOSITORY, docker
 from tests.integration.test_services_systemd import API, NAME, WORKER, host, made  # noqa: F401 - fixtures
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
 
@@ -62,9 +63,9 @@ def test_a_start_of_the_host_starts_what_a_run_had_stopped(host, tmp_path, monke
         "ln", "-sf", "/etc/systemd/system/habitat-runbook-boot.service", "/etc/systemd/system/default.target.wants/"
     )
     docker("restart", "--time=5", NAME)
-    soon(lambda: host.states(API, WORKER) == ["active", "active"], 60)
+    wait_for(lambda: host.states(API, WORKER) == ["active", "active"])
     # Without a server the database's side is not put right, so the run stays on record.
-    soon(lambda: host.run("cat", f"{STATE_DIR}/reports/{RUN}/report.json"), 120)
+    wait_for(lambda: host.run("cat", f"{STATE_DIR}/reports/{RUN}/report.json"))
     told = json.loads(host.run("cat", f"{STATE_DIR}/reports/{RUN}/report.json"))
     assert (told["outcome"], told["ended_by"]) == ("needs_operator", "the boot hook")
     assert f"Started again: {API}, {WORKER}." in told["state"]
@@ -80,6 +81,6 @@ def test_the_guard_is_in_a_scope_of_its_own(host):  # noqa: F811
     )
     settings = ["--env=PYTHONPATH=/repository/collections:/packages", "--env=PYTHONDONTWRITEBYTECODE=1"]
     subprocess.run(["docker", "exec", *settings, NAME, "python3", "-c", code], check=True)
-    soon(lambda: host.states("habitat-runbook-r1.scope") == ["active"])
+    wait_for(lambda: host.states("habitat-runbook-r1.scope") == ["active"])
     assert "sleep 60" in host.run("systemctl", "status", "habitat-runbook-r1.scope")
     host.run("systemctl", "stop", "habitat-runbook-r1.scope")

@@ -28,7 +28,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.connect import ses
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 
 from demo.embedded import postgres
-from tests.integration.test_backup_module import Sampler, finish, names, wait_for
+from tests.integration.test_backup_module import Sampler, finish, names
+from tests.waiting import wait_for
 
 # They need a Docker engine, and their time goes to containers.
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
@@ -139,7 +140,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
         identity = docker("inspect", "--format={{.Id}}", name).strip()
         address = docker("inspect", "--format={{.NetworkSettings.IPAddress}}", name).strip()
         made = Server(identity, name, address, {"folder": folder, "file": "c.yml", "service": "db"})
-        wait_for(lambda: answers(made), 60)
+        wait_for(lambda: answers(made))
         docker("exec", name, "sh", "-c", "sed -i '/^host/s/trust/scram-sha-256/' $PGDATA/pg_hba.conf")
         made.admin(f"CREATE ROLE keeper LOGIN CREATEDB PASSWORD '{CANARY.replace(chr(39), chr(39) * 2)}'")
         made.admin("ALTER DATABASE habitat OWNER TO keeper")
@@ -171,7 +172,7 @@ def fill(server: Server, database: str, user: str, rows: int) -> None:
 @pytest.fixture(autouse=True)
 def nothing_left(server) -> Iterator[None]:
     yield
-    wait_for(lambda: not server.processes() and not server.sessions() and not server.files(), 15)
+    wait_for(lambda: not server.processes() and not server.sessions() and not server.files())
     assert server.crashes() == []
 
 
@@ -417,7 +418,7 @@ def interrupt(server: Server, how: str, process: subprocess.Popen[str], word: st
 def test_interrupted_in_the_dump(server, options, tmp_path, how):
     process = start("database_backup", **options)
     part = tmp_path / "b" / f"{ID}.dump.part"
-    wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000, 30)
+    wait_for(lambda: part.exists() and part.stat().st_size > 1_000_000)
     assert server.processes()
     failed = interrupt(server, how, process, "--format=custom")
     gone(server)
@@ -433,7 +434,7 @@ def test_killed_while_pg_dump_waits(server, options, tmp_path):
         with server.connect(application_name="other") as other, other.transaction():
             other.execute("CREATE OR REPLACE VIEW waits AS SELECT 1 AS one")
             process = start("database_backup", **options)
-            wait_for(lambda: len(server.processes()) >= 4 and server.waits(), 30)
+            wait_for(lambda: len(server.processes()) >= 4 and server.waits())
             interrupt(server, "module KILL", process, "")
             gone(server)
     finally:
@@ -447,7 +448,7 @@ def restoring(server: Server, options: dict, kept: Path, what: str) -> Iterator[
     server.admin(f"ALTER ROLE keeper SET test.slow = '{what}'")
     try:
         process = start("database_restore", **{**options, "backup_dir": str(kept)}, backup=ID)
-        wait_for(lambda: server.sessions(statement), 60)
+        wait_for(lambda: server.sessions(statement))
         yield process
     finally:
         server.admin("ALTER ROLE keeper RESET test.slow")

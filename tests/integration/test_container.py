@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import bridge, container
 from ansible_collections.habitat.runbook.plugins.module_utils.docker import DockerError
+
+from tests.waiting import wait_for
 
 # They need a Docker engine, and their time goes to containers.
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
@@ -47,13 +49,6 @@ def docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], text=True, check=False, **streams)
     assert done.returncode == 0, done
     return done.stdout.strip()
-
-
-def soon(done: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def module(folder: Path, service: str, login_user: str = "postgres", **options: str) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def project(tmp_path_factory) -> Iterator[Project]:
         made.start("published", "--publish=127.0.0.1::5432", *file)
         for service in ("inner", "published"):
             ready = ["docker", "exec", f"{PREFIX}-{service}-1", "pg_isready", "-q", "-h", "127.0.0.1"]
-            soon(lambda ready=ready: not subprocess.run(ready, check=False, capture_output=True).returncode, 60)
+            wait_for(lambda ready=ready: not subprocess.run(ready, check=False, capture_output=True).returncode)
         made.psql("inner", "CREATE ROLE habitat_owner LOGIN PASSWORD 'another'")
         yield made
         # PostgreSQL is the container's first process: an orphan of ours that ends by a signal is a crash to it.
@@ -142,7 +137,7 @@ def bridged(project: Project, idle: float = 20.0) -> Iterator[Path]:
     finally:
         for pid in bridge_pids(folder):
             os.kill(pid, signal.SIGTERM)
-        soon(lambda: not folder.exists() or not bridge_pids(folder))
+        wait_for(lambda: not folder.exists() or not bridge_pids(folder))
         shutil.rmtree(base)
 
 
@@ -170,6 +165,7 @@ def client(folder: Path, work: str) -> subprocess.Popen[str]:
     """A process of its own with a session through the bridge; it says when it is about to do the work."""
     script = f"""
 import psycopg, sys
+from tests.waiting import wait_for
 options = "-c client_connection_check_interval=500ms"
 connection = psycopg.connect(host=sys.argv[1], user="postgres", application_name="mine", options=options)
 print("there", flush=True)
@@ -263,10 +259,10 @@ def test_a_new_address_is_found_after_a_restart(project):
     taker = project.start("taker", command="sleep 600")
     try:
         docker("start", f"{PREFIX}-inner-1")
-        soon(lambda: project.reach("inner")[0].host is not None)
+        wait_for(lambda: project.reach("inner")[0].host is not None)
         after = project.reach("inner")[0].host
         assert after != before
-        soon(lambda: module(project.folder, "inner").get("row") == ["postgres", after])
+        wait_for(lambda: module(project.folder, "inner").get("row") == ["postgres", after])
     finally:
         docker("rm", "--force", "--volumes", taker)
 
@@ -353,21 +349,21 @@ with connection.pipeline():
 def test_a_killed_client_takes_its_backend_along(project, work):
     with bridged(project) as folder:
         process = client(folder, WORK[work])
-        soon(lambda: backends(project) == 1)
+        wait_for(lambda: backends(project) == 1)
         time.sleep(0.5 if work == "sending" else 0)
         process.kill()
         process.wait()
-        soon(lambda: backends(project) == 0, 5)
-        soon(lambda: project.relays("inner") == 0)
+        wait_for(lambda: backends(project) == 0)
+        wait_for(lambda: project.relays("inner") == 0)
 
 
 def test_a_killed_bridge_takes_everything_along_and_the_next_one_takes_over(project):
     with bridged(project) as folder:
         process = client(folder, WORK["waiting"])
-        soon(lambda: backends(project) == 1)
+        wait_for(lambda: backends(project) == 1)
         os.kill(bridge_pids(folder)[0], signal.SIGKILL)
-        soon(lambda: backends(project) == 0, 5)
-        soon(lambda: project.relays("inner") == 0)
+        wait_for(lambda: backends(project) == 0)
+        wait_for(lambda: project.relays("inner") == 0)
         process.wait(15)
         with bridged_again(project, folder) as again, session(again) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
@@ -387,8 +383,8 @@ def test_one_that_is_there_is_used_again_and_an_idle_one_ends(project):
         with bridged_again(project, folder), session(folder):
             time.sleep(2.5)  # longer than idle: a connection keeps it
             assert bridge_pids(folder) == pids and len(pids) == 1
-        soon(lambda: not folder.exists())
-        soon(lambda: not bridge_pids(folder))
+        wait_for(lambda: not folder.exists())
+        wait_for(lambda: not bridge_pids(folder))
 
 
 def test_of_many_starters_one_bridge_comes(project):
@@ -404,7 +400,7 @@ def test_of_many_starters_one_bridge_comes(project):
         for _ in range(2):
             processes = [subprocess.Popen(command, env=environment) for _ in range(6)]
             assert [process.wait(60) for process in processes] == [0] * 6
-        soon(lambda: not list(base.iterdir()))
+        wait_for(lambda: not list(base.iterdir()))
     finally:
         shutil.rmtree(base)
 
@@ -417,4 +413,4 @@ def test_why_there_is_no_way_through_is_said(project):
                 session(folder)
         finally:
             docker("start", f"{PREFIX}-inner-1")
-            soon(lambda: project.reach("inner")[0].host is not None)
+            wait_for(lambda: project.reach("inner")[0].host is not None)

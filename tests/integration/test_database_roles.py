@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import qu
 from demo.embedded import postgres
 from tests.conftest import Cluster
 from tests.integration.schema_of_everything import FIXTURE
+from tests.waiting import wait_for
 
 MODULE = "ansible_collections.habitat.runbook.plugins.modules.database_roles"
 RUN = "20261122t100221z-k3f"
@@ -49,14 +49,7 @@ def server() -> Iterator[Server]:
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     running = Server(folder, 5432, process.pid)
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            running.connect().close()
-            break
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline, running.log.read_text()
-            time.sleep(0.05)
+    wait_for(running.answers)
     yield running
     process.send_signal(signal.SIGINT)
     process.wait(timeout=30)

@@ -14,7 +14,8 @@ import pytest
 
 from demo.embedded import processes
 from demo.embedded.stack import health
-from tests.integration.embedded import Runner, api, call, migrated_stack, soon
+from tests.integration.embedded import Runner, api, call, migrated_stack
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_the_worker_writes_on_its_own(running):
     query = "SELECT count(*) FROM events WHERE event_type = 'treasury.totals_refreshed'"
     with running.owner() as session:
         before = session.execute(query).fetchone()[0]
-        soon(lambda: session.execute(query).fetchone()[0] >= before + 2)
+        wait_for(lambda: session.execute(query).fetchone()[0] >= before + 2)
 
 
 @pytest.mark.parametrize("program", ["api1", pytest.param("worker", marks=pytest.mark.long)])
@@ -116,25 +117,25 @@ def test_a_killed_process_comes_back_and_a_stopped_one_stays_away(running, progr
     name = f"habitat:{program}"
     pid = running.pid(name)
     os.kill(pid, signal.SIGKILL)
-    soon(lambda: running.pid(name) not in (0, pid))
-    soon(lambda: health(running.stack.health_urls[0])[0] == 200)
+    wait_for(lambda: running.pid(name) not in (0, pid))
+    wait_for(lambda: health(running.stack.health_urls[0])[0] == 200)
     assert f"{name}: stopped" in running.control("stop", name)
     time.sleep(2.5)  # two beats of Supervisor, which would start it again
     assert re.search(rf"{name}\s+STOPPED", running.control("status"))
     assert running("status").returncode == 1
     assert f"{name}: started" in running.control("start", name)
-    soon(lambda: running("status").returncode == 0)
+    wait_for(lambda: running("status").returncode == 0)
 
 
 @pytest.mark.parametrize("program", ["api2", "worker"])
 def test_a_process_ends_promptly_when_asked(running, program):
-    soon(lambda: running("status").returncode == 0)
+    wait_for(lambda: running("status").returncode == 0)
     pid = running.pid(f"habitat:{program}")
     start = time.monotonic()
     os.kill(pid, signal.SIGTERM)
-    soon(lambda: not processes.is_alive(pid))
+    wait_for(lambda: not processes.is_alive(pid))
     assert time.monotonic() - start < 1  # 0.4 s is the limit it sets itself
-    soon(lambda: running("status").returncode == 0)
+    wait_for(lambda: running("status").returncode == 0)
 
 
 def test_a_worker_that_waits_for_a_lock_ends_promptly_and_leaves_no_session(running):
@@ -144,11 +145,11 @@ def test_a_worker_that_waits_for_a_lock_ends_promptly_and_leaves_no_session(runn
     with running.owner() as session, running.superuser() as admin:
         with session.transaction():
             session.execute("LOCK TABLE contribution_totals IN ACCESS EXCLUSIVE MODE")
-            soon(lambda: admin.execute(query).fetchone() == (1,))
+            wait_for(lambda: admin.execute(query).fetchone() == (1,))
             start = time.monotonic()
             assert "stopped" in running.control("stop", "habitat:worker")
             assert time.monotonic() - start < 2
-            soon(lambda: admin.execute(query).fetchone() == (0,), 2)
+            wait_for(lambda: admin.execute(query).fetchone() == (0,), 2)
         running.control("start", "habitat:worker")
 
 
@@ -168,7 +169,7 @@ def test_health_says_within_two_seconds_that_the_database_is_frozen_or_away(runn
     finally:
         for pid in (*children, postmaster):
             os.kill(pid, signal.SIGCONT)
-    soon(lambda: health(url)[0] == 200)
+    wait_for(lambda: health(url)[0] == 200)
 
     running.control("stop", "postgres")
     assert health(url)[0] == 503
@@ -176,9 +177,9 @@ def test_health_says_within_two_seconds_that_the_database_is_frozen_or_away(runn
     assert (status, answer["error"]) == (503, "The database does not answer; try again in a moment.")
     running.control("stop", "habitat:api1")
     running.control("start", "habitat:api1")
-    soon(lambda: health(url)[0] == 503)  # an API that starts without a database serves and says so
+    wait_for(lambda: health(url)[0] == 503)  # an API that starts without a database serves and says so
     running.control("start", "postgres")
-    soon(lambda: running("status").returncode == 0)
+    wait_for(lambda: running("status").returncode == 0)
     assert "Traceback" not in running.stack.file("api1.log").read_text()
 
 

@@ -21,8 +21,9 @@ import pytest
 
 from demo.embedded import postgres, processes, state
 from demo.embedded.stack import ensure_database
-from tests.integration.embedded import Runner, migrated_stack, soon
+from tests.integration.embedded import Runner, migrated_stack
 from tests.integration.habitat import REPOSITORY, apply
+from tests.waiting import wait_for
 
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -129,7 +130,7 @@ def test_up_recovers_from_a_supervisor_that_was_killed(runner):
     left = processes.marked(stack)
     supervisord = int(stack.file("supervisord.pid").read_text())
     os.kill(supervisord, signal.SIGKILL)
-    soon(lambda: not processes.is_alive(supervisord))
+    wait_for(lambda: not processes.is_alive(supervisord))
     assert runner("status").returncode == 1
     runner.ok("up")
     assert not left & processes.marked(runner.stack), "what the old Supervisor had started is gone"
@@ -138,7 +139,7 @@ def test_up_recovers_from_a_supervisor_that_was_killed(runner):
     both = (int(stack.file("supervisord.pid").read_text()), runner.pid("postgres"))
     for pid in both:
         os.kill(pid, signal.SIGKILL)
-    soon(lambda: not any(map(processes.is_alive, both)))
+    wait_for(lambda: not any(map(processes.is_alive, both)))
     runner.ok("down")
     assert not processes.marked(stack)
     runner.ok("up")

@@ -21,9 +21,9 @@ from tests.integration.fenced import (  # noqa: F401 - fixtures among them
     SUPER,
     place,
     server,
-    wait_until,
 )
 from tests.unit.conftest import golden  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -106,7 +106,7 @@ def test_what_is_taken_is_on_record_before(place):
         other.execute(f"GRANT TEMPORARY ON DATABASE {place.name} TO {APP}")
         closing = threading.Thread(target=close)
         closing.start()
-        assert wait_until(place.closed)
+        wait_for(place.closed)
         assert place.acl() == before
         closing.join(20)
     assert isinstance(failed[0], psycopg.errors.LockNotAvailable)

@@ -26,8 +26,8 @@ from tests.integration.fenced import (  # noqa: F401 - fixtures among them
     Place,
     place,
     server,
-    wait_until,
 )
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -44,10 +44,10 @@ def test_the_guard_ends_the_sessions_of_those_that_are_not_kept_out(place, user,
     with Client(place, role, stays=True) as client:
         record = place.close([role], user=user, by_right=by_right)
         assert record["ended_roles"] == [role]
-        assert wait_until(lambda: client.ended >= 20), client.ended
+        wait_for(lambda: client.ended >= 20)
         assert place.held()["run_id"] == RUN
         assert place.open_again()
-        assert wait_until(lambda: time.monotonic() - client.since > 1.5), "nobody ends them any more"
+        wait_for(lambda: time.monotonic() - client.since > 1.5)
     for session in spared:
         assert session.execute("SELECT 1").fetchone() == (1,)
         session.close()
@@ -60,7 +60,7 @@ def test_the_guard_outlives_sessions_that_it_may_not_end(place):
         place.close([SUPER])
         for phase in ("APPLY", "HEALTH"):
             with run_folder.step(place.run_dir, phase):
-                assert wait_until(lambda phase=phase: (place.held() or {}).get("phase") == phase)
+                wait_for(lambda phase=phase: (place.held() or {}).get("phase") == phase)
         assert place.held()["run_id"] == RUN
 
 
@@ -82,7 +82,7 @@ def test_the_end_of_a_run_opens(place, end):
     before = place.acl()
     place.close()
     end(place)
-    assert wait_until(lambda: not place.run_dir.exists())
+    wait_for(lambda: not place.run_dir.exists())
     assert place.acl() == before
     report = json.loads((place.runs / run_folder.REPORTS / RUN / "report.json").read_text())
     assert "The application may connect again." in report["state"]
@@ -102,7 +102,7 @@ def test_a_killed_run_and_guard_are_made_good_by_who_resumes_and_not_by_the_next
     before = place.acl()
     place.close()
     os.kill(place.guard(), signal.SIGKILL)
-    assert wait_until(lambda: place.held() is None)
+    wait_for(lambda: place.held() is None)
     place.locked.append(place.runs / NEXT_RUN)
     refused = place.module("run_lock", run_id=NEXT_RUN, run_dir=str(place.runs / NEXT_RUN))
     assert refused["held"] is False
@@ -118,7 +118,7 @@ def test_who_resumes_on_another_database_leaves_the_fence_alone(place):
     place.lock()
     place.close()
     os.kill(place.guard(), signal.SIGKILL)
-    assert wait_until(lambda: place.held() is None)
+    wait_for(lambda: place.held() is None)
     assert settled(place, login_db="postgres")["changed"] is False
     assert place.closed()
     assert not place.may_connect(APP)
@@ -130,7 +130,7 @@ def test_the_guard_opens_when_the_step_cannot_connect_any_more(place):
     place.lock()
     place.close()
     fence.ask_guard(str(place.run_dir))
-    assert wait_until(lambda: not place.closed())
+    wait_for(lambda: not place.closed())
     assert place.may_connect(APP)
     assert place.guard(), "the run goes on"
 
@@ -147,7 +147,7 @@ def test_a_server_that_was_away_is_opened_when_it_is_back(place):
         assert place.run_dir.exists(), "it waits"
     finally:
         place.server.start()
-    assert wait_until(lambda: not place.run_dir.exists(), 60)
+    wait_for(lambda: not place.run_dir.exists())
     assert place.acl() == before
 
 
@@ -179,7 +179,7 @@ def test_a_server_that_was_started_anew_finds_the_lock_taken_again_and_the_fence
     place.close()
     place.server.stop()
     place.server.start()
-    assert wait_until(lambda: (place.held() or {}).get("run_id") == RUN)
+    wait_for(lambda: (place.held() or {}).get("run_id") == RUN)
     assert not place.may_connect(APP)
     with place.window() as alone:
         assert alone.refusal is None

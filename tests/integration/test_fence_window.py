@@ -31,8 +31,8 @@ from tests.integration.fenced import (  # noqa: F401 - fixtures among them
     Place,
     place,
     server,
-    wait_until,
 )
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -62,7 +62,7 @@ def test_who_was_let_in_a_moment_before_is_waited_for(place):
     with place.connect() as owner:
         client = threading.Thread(target=late)
         client.start()
-        assert wait_until(lambda: fence.logins(owner))
+        wait_for(lambda: fence.logins(owner))
         with place.window(drain=20.0) as alone:
             assert alone.refusal is None
             before = place.count()
@@ -80,7 +80,7 @@ def test_who_does_not_come_in_is_a_refusal(place):
     with place.connect() as owner:
         client = threading.Thread(target=late)
         client.start()
-        assert wait_until(lambda: fence.logins(owner))
+        wait_for(lambda: fence.logins(owner))
         (pid,) = fence.logins(owner)
         with place.window(drain=0.2) as alone:
             assert alone.refusal.what == "1 session still logging in after 0 s"
@@ -100,7 +100,7 @@ def test_a_fence_that_cannot_be_closed_is_a_refusal(place):
             assert "lock timeout" in alone.refusal.found
     # What could not be given back yet, the end of the run gives.
     os.kill(place.guard(), signal.SIGTERM)
-    assert wait_until(lambda: not place.run_dir.exists())
+    wait_for(lambda: not place.run_dir.exists())
     assert place.acl() == before
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import psycopg
@@ -18,6 +17,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import RE
 
 from demo.embedded import postgres
 from tests.conftest import Cluster
+from tests.waiting import wait_for
 
 BIN = str(postgres.BIN)
 OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
@@ -279,11 +279,7 @@ def server_of_15():
         server = subprocess.Popen(command, stdout=log, stderr=log)
     cluster = Cluster(folder, 5432, server.pid)
     try:
-        for _ in range(400):
-            with contextlib.suppress(psycopg.OperationalError):
-                cluster.connect().close()
-                break
-            time.sleep(0.05)
+        wait_for(cluster.answers)
         yield cluster
     finally:
         server.send_signal(signal.SIGINT)

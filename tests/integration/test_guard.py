@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import fence, lock_session, run_folder, run_lock
 
-from tests.integration.guarded import NAMES, Ground, application, ground, one_application, wait_until  # noqa: F401
+from tests.integration.guarded import NAMES, Ground, application, ground, one_application  # noqa: F401
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -29,7 +30,7 @@ def stop(ground: Ground, application: Any) -> None:
 
 def test_silence_while_services_are_stopped_ends_the_run_and_starts_them(ground, application):
     ground.take(silence=2.0, urls=[application.url], body={"status": "ok"})
-    assert wait_until(lambda: (ground.folder() / run_folder.PROBES).exists())
+    wait_for(lambda: (ground.folder() / run_folder.PROBES).exists())
     stop(ground, application)
     assert ground.is_over()
     assert sorted(application.running()) == NAMES
@@ -99,7 +100,7 @@ def test_steps_after_one_another_keep_a_run_alive(ground, application):
             time.sleep(0.5)
     assert ground.guard()
     ground.services(application, "started")
-    assert wait_until(lambda: (ground.held() or {}).get("phase") == "START")
+    wait_for(lambda: (ground.held() or {}).get("phase") == "START")
 
 
 def test_the_window_has_an_end_also_for_a_step_that_works(ground, application):
@@ -241,5 +242,5 @@ def test_a_guard_that_stood_still_has_not_lost_its_run(ground, application):
     step.kill()
     step.wait()
     with run_folder.step(ground.folder(), "START"):
-        assert wait_until(lambda: (ground.held() or {}).get("phase") == "START")
+        wait_for(lambda: (ground.held() or {}).get("phase") == "START")
     assert ground.guard() == pid

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from demo import stack
 from demo.images import __main__ as images
+from tests.waiting import wait_for
 
 POSTGRES, APP, NODE = "habitat-demo/postgres:15", "habitat-demo/app:1", "habitat-demo/node:1"
 DEADLINE = 60
@@ -33,13 +33,6 @@ def _docker(*arguments: str, check: bool = True, **more) -> subprocess.Completed
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=DEADLINE, **more)
     assert not check or done.returncode == 0, done.stderr
     return done
-
-
-def _until(true: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + DEADLINE
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
 
 
 class Container:
@@ -113,7 +106,7 @@ def test_an_image_is_old_when_one_of_its_files_changes(tmp_path):
 def test_postgres_does_not_start_without_one_password(container, settings, said):
     server = container(*_settings(*settings), POSTGRES)
     server.start()
-    _until(lambda: server.state("Running") == "false", "it has to end")
+    wait_for(lambda: server.state("Running") == "false")
     assert server.state("ExitCode") == "1"
     assert said in server.logs()
 
@@ -137,7 +130,7 @@ def test_postgres_is_used_like_the_official_image(container, tmp_path):
     _docker("cp", f"{tmp_path}/password", f"{server.name}:/run/secret")
     for _ in range(2):
         server.start()
-        _until(server.accepts, server.logs())
+        wait_for(server.accepts)
         assert server.sql("SELECT word FROM first_start") == "1"
         assert _login(server, "it's $ecret").stdout == "in\n"
         wrong = _login(server, "wrong")
@@ -155,12 +148,12 @@ def test_a_first_start_that_was_killed_is_made_good_by_the_next(container, tmp_p
     server = container(*_settings("POSTGRES_HOST_AUTH_METHOD=trust"), POSTGRES)
     _docker("cp", f"{tmp_path}/.", f"{server.name}:/docker-entrypoint-initdb.d")
     server.start()
-    _until(lambda: server.run("test", "-e", "/tmp/waiting", check=False).returncode == 0, server.logs())
+    wait_for(lambda: server.run("test", "-e", "/tmp/waiting", check=False).returncode == 0)
     assert server.run("ls", "-A", "/var/lib/postgresql/data").stdout == ".part\n"
     _docker("kill", server.name)
     server.start()
     server.run("touch", "/tmp/go")
-    _until(server.accepts, server.logs())
+    wait_for(server.accepts)
     assert server.sql("SELECT current_database()") == "habitat"
     assert "did not finish" in server.logs()
 
@@ -177,7 +170,7 @@ def test_a_kill_while_the_cluster_is_put_in_place_is_made_good(container):
     part = container("--entrypoint=bash", "--user=postgres", f"--volumes-from={server.name}", POSTGRES, "-c", PREPARE)
     _docker("start", "--attach", part.name)
     server.start()
-    _until(server.accepts, server.logs())
+    wait_for(server.accepts)
     found = server.run("ls", "-A", "/var/lib/postgresql/data", "/var/lib/postgresql/data/base").stdout
     assert "left_over" not in found and ".part" not in found
     assert server.sql("SELECT count(*) > 0 FROM pg_class") == "t"
@@ -189,7 +182,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(container, tmp_path):
     other = container("--entrypoint=touch", f"--volumes-from={server.name}", POSTGRES, path)
     _docker("start", "--attach", other.name)
     server.start()
-    _until(lambda: server.state("Running") == "false", "it has to end")
+    wait_for(lambda: server.state("Running") == "false")
     assert "has files in it but no cluster" in server.logs()
     _docker("cp", f"{server.name}:{path}", str(tmp_path))
 
@@ -215,9 +208,9 @@ def test_the_stack_waits_for_its_role_and_keeps_its_data(project):
     def health() -> str:
         return _docker("inspect", "--format", "{{.State.Health.Status}}", f"{name}-api-1").stdout.strip()
 
-    _until(lambda: health() == "unhealthy", "without its role the API is not healthy")
+    wait_for(lambda: health() == "unhealthy")
     _psql(name, f"CREATE ROLE habitat_app LOGIN PASSWORD '{password}'; CREATE TABLE kept ();")
-    _until(lambda: health() == "healthy", "it has to find its role by itself")
+    wait_for(lambda: health() == "healthy")
     with urllib.request.urlopen(f"http://127.0.0.1:{chosen['HABITAT_API_PORT']}/api/health", timeout=10) as answer:
         assert json.load(answer)["status"] == "ok"
     assert _docker("exec", f"{name}-api-1", "id", "-un").stdout == "habitat\n"
@@ -270,7 +263,7 @@ def test_the_node_is_a_host_with_docker_reached_over_ssh(container, key, tag):
         tag,
     )
     node.start()
-    _until(lambda: _ssh(key, port, "deploy", "true").returncode == 0, node.logs())
+    wait_for(lambda: _ssh(key, port, "deploy", "true").returncode == 0)
     seen = _ssh(key, port, "deploy", "docker ps --format '{{.Names}}'; python3 -c 'import psycopg'; id -un")
     assert seen.returncode == 0, seen.stderr
     assert node.name in seen.stdout.split() and seen.stdout.endswith("deploy\n")

@@ -19,7 +19,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer impo
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 
 from demo.embedded import postgres
-from tests.integration.guarded import MODULES, Ground, ground, module, wait_until  # noqa: F401 - a fixture
+from tests.integration.guarded import MODULES, Ground, ground, module  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -79,11 +80,9 @@ def test_what_takes_longer_goes_on_without_its_first_process(run):
     with in_the_way(run.ground) as pid:
         told = run.backup(wait=0)
         assert (told["changed"], told["running"], "backup" in told) == (False, "backup", False)
-        assert wait_until(lambda: run_folder.at_work(run.run_dir))
+        wait_for(lambda: run_folder.at_work(run.run_dir))
         waits = [("statement", [f"{pid} metabase"])]
-        assert wait_until(
-            lambda: [(one["kind"], one["blockers"]) for one in run.look("backup", 0)["progress"]] == waits
-        )
+        wait_for(lambda: [(one["kind"], one["blockers"]) for one in run.look("backup", 0)["progress"]] == waits)
         found = run.look("backup", wait=0.2)
         assert (found["running"], found["warning"], len(found["progress"])) == ("backup", None, 1)
         assert run.ground.guard(RUN)
@@ -108,7 +107,7 @@ def test_it_goes_on_when_the_first_process_is_killed(run):
         assert first.stdin
         first.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": run.backup_options(wait=600)}))
         first.stdin.close()
-        assert wait_until(lambda: run_folder.at_work(run.run_dir))
+        wait_for(lambda: run_folder.at_work(run.run_dir))
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         assert run_folder.read_step(run.run_dir)["pid"] != first.pid
@@ -119,7 +118,7 @@ def test_it_goes_on_when_the_first_process_is_killed(run):
 def test_a_job_that_is_killed_is_told_as_ended_from_outside(run):
     with in_the_way(run.ground):
         assert run.backup(wait=0)["running"] == "backup"
-        assert wait_until(lambda: run_folder.at_work(run.run_dir))
+        wait_for(lambda: run_folder.at_work(run.run_dir))
         os.killpg(run_folder.read_step(run.run_dir)["pid"], signal.SIGKILL)
         told = run.look("backup")["result"]
     assert told == {
@@ -137,16 +136,16 @@ def test_a_job_that_was_never_begun_is_told_in_the_same_way(run):
 def test_a_job_of_a_run_that_was_ended_tells_why(run):
     with in_the_way(run.ground):
         assert run.backup(wait=0)["running"] == "backup"
-        assert wait_until(lambda: run_folder.at_work(run.run_dir))
+        wait_for(lambda: run_folder.at_work(run.run_dir))
         run_folder.write_json(run.run_dir / run_folder.CANCEL, {"why": "bob cancelled it"})
-        assert wait_until(lambda: run.ground.guard(RUN) is None)
+        wait_for(lambda: run.ground.guard(RUN) is None)
         told = run.look("backup")["result"]
     assert told["failed"] is True
     assert told["msg"].startswith(f"run {RUN} was ended: bob cancelled it; what to do now: ")
     assert "Its step BACKUP was ended." in run.ground.report(RUN)["state"]
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
     with run.ground.cluster.connect() as admin:
-        assert wait_until(lambda: admin.execute(query, [f"runbook/{RUN}"]).fetchone() == (0,))
+        wait_for(lambda: admin.execute(query, [f"runbook/{RUN}"]).fetchone() == (0,))
 
 
 def test_a_failure_is_relayed(run):
@@ -179,7 +178,7 @@ def test_a_migration_is_such_a_job_and_shows_the_index_that_it_builds(run, conne
         == "applied"
     )
     kinds = lambda: [one["kind"] for one in run.look("applied", wait=0)["progress"]]  # noqa: E731
-    assert wait_until(lambda: "index" in kinds())
+    wait_for(lambda: "index" in kinds())
     run_folder.note(run.run_dir, run_folder.NOTE, "window", open_for=900, ends_at=1800)
     warned = run.look("applied", wait=0)["warning"]
     assert (warned["open_for"], warned["ends_at"]) == (900, 1800)

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils.progress import read_progress
 
-from tests.integration.guarded import Ground, ground, wait_until  # noqa: F401 - a fixture
+from tests.integration.guarded import Ground, ground  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -51,7 +52,7 @@ def only(found: list[dict]) -> dict:
 def test_nothing_is_told_of_sessions_that_do_nothing_and_of_others(ours, connection):
     assert read_progress(connection, "run-1") == []
     with working(ours, "SELECT pg_sleep(600)"):
-        assert wait_until(lambda: read_progress(connection, "run-1"))
+        wait_for(lambda: read_progress(connection, "run-1"))
         assert read_progress(connection, "run-2") == []
 
 
@@ -59,7 +60,7 @@ def test_a_table_that_is_read(ours, connection):
     ours.execute("ANALYZE members")
     with ours.cursor() as cursor, cursor.copy("COPY members TO STDOUT") as copy:
         copy.read()
-        assert wait_until(lambda: only(read_progress(connection, "run-1"))["done"] > 0)
+        wait_for(lambda: only(read_progress(connection, "run-1"))["done"] > 0)
         found = only(read_progress(connection, "run-1"))
         for _ in copy:
             pass
@@ -72,7 +73,7 @@ def test_a_table_that_is_filled_has_no_total(ours, connection):
     ours.execute('CREATE TABLE "Odd name" (i int)')
     with ours.cursor() as cursor, cursor.copy('COPY "Odd name" FROM STDIN') as copy:
         copy.write("1\n" * 100_000)
-        assert wait_until(lambda: (read_progress(connection, "run-1") or [{"done": 0}])[0]["done"] > 1000)
+        wait_for(lambda: (read_progress(connection, "run-1") or [{"done": 0}])[0]["done"] > 1000)
         found = only(read_progress(connection, "run-1"))
     assert (found["kind"], found["what"], found["total"], found["doing"]) == ("copy", '"Odd name"', None, "COPY FROM")
 
@@ -80,7 +81,7 @@ def test_a_table_that_is_filled_has_no_total(ours, connection):
 def test_an_index_that_is_built(ours, connection):
     ours.execute(SLOW)
     with working(ours, "CREATE INDEX members_slow ON members (slow(i))"):
-        assert wait_until(lambda: any(one["kind"] == "index" for one in read_progress(connection, "run-1")))
+        wait_for(lambda: any(one["kind"] == "index" for one in read_progress(connection, "run-1")))
         found = only(read_progress(connection, "run-1"))
     assert found["what"] == "CREATE INDEX members_slow ON members (slow(i))"
     assert found["doing"].startswith("building index")
@@ -91,7 +92,7 @@ def test_a_statement_that_waits_names_who_is_in_its_way(ours, connection, ground
     with ground.cluster.connect(ground.database, application_name="metabase") as other, other.transaction():
         other.execute("LOCK TABLE members")
         with working(ours, "TRUNCATE members"):
-            assert wait_until(lambda: (read_progress(connection, "run-1") or [{}])[0].get("blockers"))
+            wait_for(lambda: (read_progress(connection, "run-1") or [{}])[0].get("blockers"))
             found = only(read_progress(connection, "run-1"))
         assert found["blockers"] == [f"{other.info.backend_pid} metabase"]
     assert (found["kind"], found["what"], found["waits"]) == ("statement", "TRUNCATE members", True)

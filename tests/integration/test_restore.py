@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psycopg
@@ -25,6 +24,7 @@ from demo.embedded import postgres
 from tests.conftest import Cluster
 from tests.integration import habitat
 from tests.integration.test_database_backup import RICH
+from tests.waiting import wait_for
 
 BIN = str(postgres.BIN)
 OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
@@ -88,13 +88,6 @@ class Bench:
     def execute(self, statement: str, name: str | None = None, **more) -> None:
         with self.cluster.connect(name or self.copy, client_encoding="UTF8", **more) as session:
             session.execute(statement)
-
-
-def wait_for(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -461,14 +454,8 @@ def older(tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log)
     cluster = Cluster(folder, 5432, server.pid)
 
-    def answers() -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            cluster.connect().close()
-            return True
-        return False
-
     try:
-        wait_for(answers)
+        wait_for(cluster.answers)
         bench = Bench(cluster, tmp_path / "backups", "original")
         bench.execute("CREATE DATABASE original", "postgres")
         yield bench

@@ -29,8 +29,8 @@ from tests.integration.killed_scene import (
     contents,
     next_id,
     set_up,
-    wait_for,
 )
+from tests.waiting import wait_for
 
 # The moment within the restore, and within the swap, in parts of what each takes; the swap's end is in there, too.
 RESTORE, SWAP = ("restore", 1.0), ("swap", 1.3)

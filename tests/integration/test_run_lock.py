@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_folder, run_lock
 
-from tests.integration.guarded import Ground, ground, module, wait_until  # noqa: F401 - a fixture
+from tests.integration.guarded import Ground, ground, module  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -20,7 +21,7 @@ from tests.integration.guarded import Ground, ground, module, wait_until  # noqa
 def test_the_second_is_refused_with_who_since_where_and_which_phase(ground: Ground):
     assert ground.take("run-1") is None
     with run_folder.step(ground.folder("run-1"), "BACKUP"):
-        assert wait_until(lambda: (ground.held() or {}).get("phase") == "BACKUP")
+        wait_for(lambda: (ground.held() or {}).get("phase") == "BACKUP")
     holder = ground.take("run-2") or {}
     assert (holder["run_id"], holder["operator"], holder["from"]) == ("run-1", "alice */ DROP", "desk")
     assert holder["phase"] == "BACKUP"
@@ -70,7 +71,7 @@ def test_the_target_database_stays_renamable(ground, cluster, connection, databa
 def test_it_is_gone_when_the_guard_is_killed(ground):
     ground.take("run-1")
     ground.kill_guard()
-    assert wait_until(lambda: ground.held() is None)
+    wait_for(lambda: ground.held() is None)
 
 
 def test_the_life_of_whoever_started_it_counts_for_nothing(ground):
@@ -90,7 +91,7 @@ def test_a_terminal_that_closes_does_not_end_it(ground, number):
     ground.take("run-1")
     os.kill(ground.guard(), number)
     with run_folder.step(ground.folder(), "BACKUP"):
-        assert wait_until(lambda: (ground.held() or {}).get("phase") == "BACKUP")
+        wait_for(lambda: (ground.held() or {}).get("phase") == "BACKUP")
 
 
 def race(ground: Ground, rounds: int) -> None:
@@ -173,7 +174,7 @@ def test_the_lock_is_taken_again_when_its_session_was_ended(ground, connection):
 
     (before,) = session()
     connection.execute("SELECT pg_terminate_backend(%s)", before)
-    assert wait_until(lambda: session() not in ([], [before]) and (ground.held() or {}).get("run_id") == "run-1")
+    wait_for(lambda: session() not in ([], [before]) and (ground.held() or {}).get("run_id") == "run-1")
     assert ground.guard()
     assert ground.folder().exists()
 
@@ -185,7 +186,7 @@ def test_a_run_whose_lock_somebody_else_has_got_ends(ground, cluster, database):
         # It stands in the queue, so it is the next one.
         with ThreadPoolExecutor(1) as pool, cluster.connect() as admin:
             waiting = pool.submit(other.execute, "SELECT pg_advisory_lock(%s, %s)", key)
-            assert wait_until(
+            wait_for(
                 lambda: admin.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone()
             )
             admin.execute(
@@ -193,7 +194,7 @@ def test_a_run_whose_lock_somebody_else_has_got_ends(ground, cluster, database):
                 [lock_session.lock_application_name("run-1")],
             )
             waiting.result(60)
-        assert wait_until(lambda: ground.guard() is None)
+        wait_for(lambda: ground.guard() is None)
     assert ground.report()["why"] == "the run lock was lost and run run-2 has it now"
     with pytest.raises(run_folder.Ended, match="run-2 has it now"), run_folder.step(ground.folder(), "STOP"):
         pytest.fail("it must not begin")

@@ -19,8 +19,8 @@ from tests.integration.guarded import (  # noqa: F401
     ground,
     module,
     one_application,
-    wait_until,
 )
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -36,7 +36,7 @@ def crashed(ground: Ground, application: Any) -> Ground:
     ground.kill_guard()
     step.kill()
     step.wait()
-    assert wait_until(lambda: ground.held() is None)
+    wait_for(lambda: ground.held() is None)
     return ground
 
 
@@ -105,7 +105,7 @@ def test_a_step_that_outlived_everybody_is_ended(ground, application):
     step = ground.step("APPLY")
     with ground.session() as session:
         ground.kill_guard()
-        assert wait_until(lambda: ground.held() is None)
+        wait_for(lambda: ground.held() is None)
         (report,) = ground.recover()["runs"]
         assert step.wait(60) == -signal.SIGKILL
         with pytest.raises(psycopg.OperationalError):
@@ -119,7 +119,7 @@ def test_the_fence_is_opened(ground, cluster):
         ground.take()
         fence.close(admin, str(ground.folder()), ["rec_app"])
         ground.kill_guard()
-        assert wait_until(lambda: ground.held() is None)
+        wait_for(lambda: ground.held() is None)
         with pytest.raises(psycopg.OperationalError):
             cluster.connect(ground.database, user="rec_app").close()
         assert "The application may connect again." in ground.recover()["runs"][0]["state"]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service_hosts import docker, import_image, module, require_engine, services, soon
+from tests.integration.service_hosts import docker, import_image, module, require_engine, services
+from tests.waiting import wait_for
 
 # They need a Docker engine, and their time goes to containers.
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
@@ -150,7 +151,7 @@ def test_logs_are_plain_lines_of_both_streams(project):
     docker("restart", "--time=0", WORKER)
     # Each stream reaches the log on a way of its own, so which line is first may differ.
     lines = {"green \\x07bell", "to stderr"}
-    soon(lambda: set(project("read", "worker", log_lines=2)["logs"][WORKER]) == lines)
+    wait_for(lambda: set(project("read", "worker", log_lines=2)["logs"][WORKER]) == lines)
     assert project("read", "worker")["logs"] == {}
 
 
@@ -166,7 +167,7 @@ def test_one_that_ends_at_once_is_named_with_what_it_said(project):
 
 def test_one_that_docker_starts_again_and_again_runs_until_it_is_stopped(project):
     docker("start", LOOP)
-    soon(lambda: states(LOOP) == ["restarting"])
+    wait_for(lambda: states(LOOP) == ["restarting"])
     # Between two tries it runs for some milliseconds.
     assert project("read", "loop")["running"] == [LOOP]
     assert project("stopped", "loop")["changed"] is True

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service_hosts import module, services, soon
+from tests.integration.service_hosts import module, services
+from tests.waiting import wait_for
 
 STEADY = "printf 'a\\033[31mred\\033[0m\\n\\007bell\\n'; echo first >&2; echo second >&2; exec sleep 1000"
 PROGRAMS = {
@@ -78,7 +79,7 @@ def made() -> Iterator[Supervised]:
     process = subprocess.Popen([program, "-n", "-s", "-c", str(folder / "conf")])
     supervised = Supervised(folder)
     try:
-        soon(lambda: list(supervised.states().values()).count("RUNNING") == 4)
+        wait_for(lambda: list(supervised.states().values()).count("RUNNING") == 4)
         yield supervised
     finally:
         process.send_signal(signal.SIGTERM)
@@ -125,13 +126,13 @@ def test_one_that_does_not_start_is_named_with_what_it_said_and_the_others_are_s
 
 def test_what_supervisor_starts_again_and_again_runs_until_it_is_stopped(supervised):
     supervised.control("start", "habitat:bad")
-    soon(lambda: supervised.states()["habitat:bad"] == "BACKOFF")
+    wait_for(lambda: supervised.states()["habitat:bad"] == "BACKOFF")
     assert supervised("stopped", "habitat:bad")["running"] == ["habitat:bad"]
     assert supervised.states()["habitat:bad"] == "STOPPED"
 
 
 def test_logs_are_plain_lines_of_both_streams(supervised):
-    soon(lambda: supervised("read", "habitat:api", log_lines=1)["logs"]["habitat:api"] == ["\\x07bell", "second"])
+    wait_for(lambda: supervised("read", "habitat:api", log_lines=1)["logs"]["habitat:api"] == ["\\x07bell", "second"])
     logs = supervised("read", "habitat:", log_lines=2)["logs"]
     assert logs["habitat:api"] == ["ared", "\\x07bell", "first", "second"]
     assert logs["habitat:worker"] == ["line 2", "line 3"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import ansible
 import pytest
 
-from tests.integration.service_hosts import REPOSITORY, USR, docker, import_image, module, require_engine, soon
+from tests.integration.service_hosts import REPOSITORY, USR, docker, import_image, module, require_engine
+from tests.waiting import wait_for
 
 # They need a Docker engine, and their time goes to containers.
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
@@ -94,7 +95,7 @@ def made() -> Iterator[Host]:
             "run", "--detach", f"--name={NAME}", "--env=container=docker", "--cap-add=SYS_ADMIN", *mounts, image, *init
         )
         host = Host()
-        soon(lambda: host.run("systemctl", "is-system-running") in ("running", "degraded"))
+        wait_for(lambda: host.run("systemctl", "is-system-running") in ("running", "degraded"))
         yield host
     finally:
         subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
@@ -115,12 +116,12 @@ def test_what_runs_is_stopped_and_started(host):
     assert host("stopped", *found["running"], check=True)["changed"] is True
     assert host.states(API, WORKER) == ["active", "active"]
 
-    soon(lambda: all("red" in host.run("journalctl", "-u", name) for name in (API, WORKER)))
+    wait_for(lambda: all("red" in host.run("journalctl", "-u", name) for name in (API, WORKER)))
     done = host("stopped", *found["running"])
     assert (done["changed"], done["running"], done["stopped"]) == (True, [API, WORKER], [])
     assert host.states(API, WORKER) == ["inactive", "inactive"]
     # The journal may be some milliseconds late.
-    soon(
+    wait_for(
         lambda: all(
             {"red", "ended"} <= set(lines) for lines in host("read", API, WORKER, log_lines=50)["logs"].values()
         )
@@ -156,14 +157,14 @@ def test_one_that_does_not_start_is_named_with_what_it_said(host):
         in failed["msg"]
     )
     assert failed["msg"].endswith(f"; see more of it with: journalctl -u {BAD}")
-    soon(lambda: "no table members" in host("read", BAD, log_lines=20)["logs"][BAD])
+    wait_for(lambda: "no table members" in host("read", BAD, log_lines=20)["logs"][BAD])
     again = host("started", BAD)["msg"]
     assert f"; the log of {BAD} ends with: no table members; see more" in again, "and not with what systemd says"
 
 
 def test_one_that_systemd_is_to_start_again_runs_until_it_is_stopped(host):
     host.run("systemctl", "start", LOOP)
-    soon(lambda: host.states(LOOP) == ["activating"])
+    wait_for(lambda: host.states(LOOP) == ["activating"])
     assert host("stopped", LOOP)["running"] == [LOOP]
     assert host.states(LOOP) == ["inactive"]
 
@@ -205,7 +206,7 @@ def test_units_of_a_user(host):
     assert failed["msg"].endswith("loginctl enable-linger visitor")
     host.run("systemctl", "start", "user@1000.service")
     assert host("started", WORKER, user="visitor", scope="user")["stopped"] == [WORKER]
-    soon(lambda: "red" in host("read", WORKER, user="visitor", scope="user", log_lines=20)["logs"][WORKER])
+    wait_for(lambda: "red" in host("read", WORKER, user="visitor", scope="user", log_lines=20)["logs"][WORKER])
     found = host("stopped", WORKER, user="visitor", scope="user")
     assert found["running"] == [WORKER]
     assert host("read", WORKER, user="visitor", scope="user")["stopped"] == [WORKER]

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder impo
 
 from demo.embedded import stack as embedded
 from demo.embedded import state
+from tests.waiting import wait_for
 
 BIN = Path(sys.executable).parent
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
@@ -145,13 +145,6 @@ class Operator:
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 UP = {name: "RUNNING" for name in ("postgres", "habitat:api1", "habitat:api2", "habitat:worker")}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def run_folders(operator: Operator) -> list[Path]:

@@ -7,7 +7,8 @@ import signal
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
 
-from tests.playbooks.conftest import LOCKS, UP, Operator, begin_window, exit_code, run_folders, wait_for
+from tests.playbooks.conftest import LOCKS, UP, Operator, begin_window, exit_code, run_folders
+from tests.waiting import wait_for
 
 NOTHING = "local / habitat: no run is going on; how things stand: ansible-playbook playbooks/status.yml -e env=local"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.playbooks.conftest import UP, begin_window, kill_everything, run_folders, wait_for
+from tests.playbooks.conftest import UP, begin_window, kill_everything, run_folders
+from tests.waiting import wait_for
 
 RESUME = "ansible-playbook playbooks/resume.yml -e env=local"
 QUICK = "CREATE TABLE eighth (id int);\n-- Down migration\nDROP TABLE eighth;\n"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.playbooks.conftest import LOCKS, UP, begin_window, run_folders, wait_for
+from tests.playbooks.conftest import LOCKS, UP, begin_window, run_folders
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.long
 
