@@ -90,3 +90,14 @@ def test_nothing_is_left_to_do(terminal: Terminal, targets: dict[str, Target], f
     assert {typed.changed[name] for name in targets} == {0}
     assert {target.name: target.picture() for target in targets.values()} == before
     assert len(list((folder / "reports").iterdir())) == reports
+
+
+def test_without_a_choice_every_host_says_what_it_could_go_back_to(
+    terminal: Terminal, targets: dict[str, Target]
+) -> None:
+    before = {target.name: target.picture() for target in targets.values()}
+    typed = terminal.type("ansible-playbook rollback.yml -e env=staging")
+    assert typed.code == 2, typed.screen
+    for name in targets:
+        assert [line for line in typed.screen.splitlines() if line.startswith(f"{name} | BACKUPS")], typed.screen
+    assert {target.name: target.picture() for target in targets.values()} == before

@@ -35,6 +35,8 @@ _LOCK = "habitat.runbook.run_lock"
 _ENVIRONMENT = "habitat.runbook.environment"
 _CANCEL = Path(__file__).parents[2] / "playbooks" / "cancel.yml"
 _SECONDS = 180
+_REFUSED = 2
+_LEFT_TO_GUARD = "it could not be ended from here; its guard does it"
 _REPEATED = {
     "--inventory": "inventory",
     "--extra-vars": "extra_vars",
@@ -65,7 +67,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._pid = os.getpid()
-        self._run = ""
+        self._run = self._env = ""
         self._held: set[str] = set()
         self._ending = False
 
@@ -84,7 +86,8 @@ class CallbackModule(CallbackBase):
     def _follow(self, result: Any) -> None:
         action = result._task.resolved_action
         if action == _ENVIRONMENT:
-            self._run = result._result.get("ansible_facts", {}).get("habitat_run", {}).get("id", "")
+            run = result._result.get("ansible_facts", {}).get("habitat_run", {})
+            self._run, self._env = run.get("id", ""), run.get("env", "")
         elif action == _LOCK and "held" in result._result:
             act = self._held.add if result._result["held"] else self._held.discard
             act(result._host.get_name())
@@ -106,7 +109,7 @@ class CallbackModule(CallbackBase):
     def _cancel(self, number: int) -> None:
         # With a terminal that is gone nobody reads, and writing would fail. Ansible keeps its streams from children.
         out, errors = (subprocess.DEVNULL,) * 2 if number == signal.SIGHUP else (1, 2)
-        words = command(self._run)
+        words, look = command(self._run), f"ansible-playbook playbooks/status.yml -e env={self._env}"
         try:
             # In a session of its own: the next Ctrl-C is not for it.
             subprocess.run(
@@ -118,8 +121,12 @@ class CallbackModule(CallbackBase):
                 timeout=_SECONDS,
                 check=True,
             )
+        except subprocess.CalledProcessError as error:
+            # With 2 it has said itself what it could not do.
+            why = "not everything is put right" if error.returncode == _REFUSED else _LEFT_TO_GUARD
+            self._say(f"CANCEL    {why}; see: {look}\n")
         except (OSError, subprocess.SubprocessError):
-            self._say("CANCEL    it could not be ended from here; its guard does it. See status.yml\n")
+            self._say(f"CANCEL    {_LEFT_TO_GUARD}; see: {look}\n")
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError):

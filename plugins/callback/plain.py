@@ -48,7 +48,8 @@ class CallbackModule(Default):
         self._several = len(known.get_vars(play=play).get("ansible_play_hosts_all", ())) > 1
         given = known.extra_vars
         self._json = given.get("output") == "json"
-        self._env = f" -e env={plain(given['env'])}" if "env" in given else ""
+        if "env" in given:
+            self._env = f" -e env={plain(given['env'])}"
         if not self._quiet:
             super().v2_playbook_on_play_start(play)
 
@@ -64,6 +65,10 @@ class CallbackModule(Default):
         self._display.display("REFUSED   no host matched; nothing was changed")
 
     def v2_runner_on_ok(self, result: TaskResult) -> None:
+        # A backup's id names the environment, too.
+        run = result._result.get("ansible_facts", {}).get("habitat_run")
+        if run:
+            self._env = f" -e env={run['env']}"
         if not self._quiet:
             super().v2_runner_on_ok(result)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.table import cell
 
 FORMAT = 1
@@ -19,7 +20,7 @@ STOP, START, APPLY, REVERT, SWAP, GUARD = "STOP", "START", "APPLY", "REVERT", "S
 COMMIT, WINDOW, RELEASE = "commit", "window", "release"
 
 _REPEATED = (
-    *("target", "backup", "to", "steps", "accept_data_loss", "adopt_identity", "reason", "kept", "import"),
+    *("target", "backup", "to", "steps", "accept_data_loss", "tag", "adopt_identity", "reason", "kept", "import"),
     "confirm",
 )
 _WORDS = {
@@ -44,7 +45,8 @@ _WORDS = {
 class Progress:
     """How far a run came. ``stopped``: services it stopped and has not started; ``opened``: when the window began, on
     the journal's monotonic clock (None: services are not stopped); ``commits``: versions whose COMMIT was sent, each
-    with its transaction's xid; ``working``: whether the last step has not come to its end."""
+    with its transaction's xid; ``downs``: versions to be taken back; ``working``: whether the last step has not come to
+    its end."""
 
     phase: str = ""
     working: bool = False
@@ -54,6 +56,7 @@ class Progress:
     manager: dict[str, Any] = field(default_factory=dict)
     commits: dict[str, dict[str, Any]] = field(default_factory=dict)
     from_version: str | None = None
+    downs: list[str] = field(default_factory=list)
     swapped: bool = False
 
     def follow(self, lines: Iterable[dict[str, Any]]) -> Progress:
@@ -70,6 +73,7 @@ class Progress:
         self.phase, self.working = what, event == "intent"
         if what in (APPLY, REVERT) and event == "intent" and self.from_version is None:
             self.from_version = line.get("from_version") or "empty"
+            self.downs = line.get("downs") or []
         if what == SWAP and event == "done":
             self.swapped = True
         if what == STOP and event == "intent":
@@ -94,18 +98,25 @@ def again(run: dict[str, Any]) -> str:
 
 def resume(run: dict[str, Any]) -> str:
     """The command that puts things right after a run that was cut off, and finishes what it began."""
-    confirm = f" -e confirm={run['inputs']['confirm']}" if "confirm" in run["inputs"] else ""
-    return f"ansible-playbook playbooks/resume.yml -e env={run['env']}{confirm}"
+    confirm = {"confirm": run["inputs"]["confirm"]} if "confirm" in run["inputs"] else {}
+    return command("playbooks/resume.yml", run["env"], **confirm)
 
 
-def finishes(run: dict[str, Any]) -> bool:
-    """Whether resume.yml finishes such a run: one that migrates, or goes down to a version."""
-    return migrates(run) or "to" in run["inputs"]
+def goes_on(run: dict[str, Any]) -> str:
+    """In which way resume.yml finishes such a run: "migrate", "revert" when it goes down to a version, or not: ""."""
+    if migrates(run):
+        return "migrate"
+    return "revert" if _is(run, "rollback") and "to" in run["inputs"] else ""
 
 
 def migrates(run: dict[str, Any]) -> bool:
-    """Whether a run applies migrations: migrate.yml, by its path or by its full name."""
-    return run["command"].removesuffix(".yml").endswith("migrate")
+    """Whether a run applies migrations."""
+    return _is(run, "migrate")
+
+
+def _is(run: dict[str, Any], playbook: str) -> bool:
+    """Whether a run is of this playbook, by its path or by its full name."""
+    return run["command"].removesuffix(".yml").endswith(playbook)
 
 
 def where(progress: Progress) -> str:
@@ -117,7 +128,8 @@ def where(progress: Progress) -> str:
 
 @dataclass
 class Righted:
-    """What was put right after a run that was cut off, by whom, and what could not be."""
+    """What was put right after a run that was cut off, by whom, and what could not be. ``schema``: the newest version
+    in the ledger, all of which are ``applied``."""
 
     by: str
     why: str
@@ -130,6 +142,7 @@ class Righted:
     problems: list[str] = field(default_factory=list)
     down_seconds: float | None = None
     schema: str = NOT_READ
+    applied: list[str] = field(default_factory=list)
 
 
 def report(run: dict[str, Any], progress: Progress, righted: Righted, finished_at: str) -> dict[str, Any]:
@@ -148,7 +161,7 @@ def report(run: dict[str, Any], progress: Progress, righted: Righted, finished_a
         "schema": f"{before} -> {righted.schema}" if moved else righted.schema,
         "finished_at": finished_at,
         "state": sentence(progress, righted),
-        "next": _next(run, progress, well),
+        "next": _next(run, progress, righted),
         "ended_by": righted.by,
         "why": righted.why,
         "down_seconds": righted.down_seconds,
@@ -157,9 +170,14 @@ def report(run: dict[str, Any], progress: Progress, righted: Righted, finished_a
     }
 
 
-def _next(run: dict[str, Any], progress: Progress, well: bool) -> str:
-    if finishes(run) or not well:
+def _next(run: dict[str, Any], progress: Progress, righted: Righted) -> str:
+    if goes_on(run) or righted.problems or (progress.downs and righted.schema == NOT_READ):
         return resume(run)
+    if "steps" in run["inputs"] and progress.downs:
+        # Those that are gone would be followed by others.
+        left = sum(version in righted.applied for version in progress.downs)
+        run = {**run, "inputs": {**run["inputs"], "steps": str(left)}}
+        return again(run) if left else ""
     return "" if progress.swapped else again(run)
 
 

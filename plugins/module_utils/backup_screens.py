@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import screens
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import instant
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled, wrapped
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
     columns,
@@ -32,7 +33,7 @@ def backup_after(data: dict[str, Any]) -> str:
     """The backup after the migrations; data: as for screens.backup, or msg when there is none; env."""
     if "backup" in data:
         return screens.backup(data)
-    again = f"ansible-playbook playbooks/backup.yml -e env={data['env']}"
+    again = command("playbooks/backup.yml", data["env"])
     return f"  warn  no backup after the migrations: {printable(data.get('msg') or 'it was cut off')}\n        {again}"
 
 
@@ -87,7 +88,7 @@ def drill(data: dict[str, Any]) -> str:
             labelled("RESULT", f"FAILED   {one['id']} could NOT be restored"),
             *wrapped(drill_failure(data) or ""),
         ]
-        lines.append(f"  take another one: ansible-playbook playbooks/backup.yml -e env={data['env']}")
+        lines.append(f"  take another one: {command('playbooks/backup.yml', data['env'])}")
         if data["older"]:
             lines.append(f"  try the one before: ansible-playbook playbooks/drill.yml -e backup={data['older']}")
     if data["removed"].get("msg"):
@@ -159,9 +160,7 @@ def after_failed_drill(drill: dict[str, Any] | None, backups: list[dict[str, Any
     newest = next((one["id"] for one in backups if one["verified"]), None)
     if not drill or drill["ok"] or drill["id"] != newest:
         return ""
-    return (
-        f"the newest backup could not be restored, take another one: ansible-playbook playbooks/backup.yml -e env={env}"
-    )
+    return f"the newest backup could not be restored, take another one: {command('playbooks/backup.yml', env)}"
 
 
 def utc_now() -> datetime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.identity import contradiction
 
 APPLIED = "applied"
@@ -122,7 +123,7 @@ def refuse_target(comparison: Comparison, target: str | None, env: str) -> list[
             Refusal(
                 f"target {target} is below the current version {comparison.current}",
                 "migrate.yml only goes up",
-                f"to go back: ansible-playbook rollback.yml -e env={env} -e to={target}",
+                f"to go back: {command('rollback.yml', env, to=target)}",
             )
         ]
     return []
@@ -135,8 +136,8 @@ def baseline_versions(comparison: Comparison, ledger: dict, to: str, env: str) -
         names = _listed([state.version for state in known.values()])
         return [], [Refusal(f'there is no migration "{to}"', f"known: {names}", "")]
     if not ledger["objects"] and not ledger["rows"]:
-        command = f"ansible-playbook migrate.yml -e env={env}"
-        return [], [Refusal("the database is empty", "there is nothing a baseline could stand for", f"run: {command}")]
+        found = "there is nothing a baseline could stand for"
+        return [], [Refusal("the database is empty", found, f"run: {command('migrate.yml', env)}")]
     wanted = [state for number, state in sorted(known.items()) if number <= int(to)]
     missing = [state.version for state in wanted if state.state not in _DONE]
     recorded = [state.version for state in comparison.states if state.state in (APPLIED, CHANGED)]
@@ -223,8 +224,8 @@ def _refuse_state(
         rename = f"rename it to a version above {top}"
         if newest.get("checksum") is None or newest.get("kind") == BASELINE:
             # Somebody recorded the newest without running it: the older ones are probably there, too.
-            command = f"ansible-playbook playbooks/baseline.yml -e env={env} -e to={top}"
-            rename = f"if the database already has it: {command}; if not, {rename}"
+            record = command("playbooks/baseline.yml", env, to=top)
+            rename = f"if the database already has it: {record}; if not, {rename}"
         found = f"{top} is already applied and {state.version} is not"
         return [Refusal(f"{state.file} is out of order", found, rename)]
     return []
@@ -277,7 +278,7 @@ def _refuse_ledger(ledger: dict, heads: list[dict], strange: list[str], env: str
             Refusal(
                 "the database is not empty but has no ledger of migrations",
                 f"{ledger['objects']} tables, views, types or functions and no row in schema_migrations",
-                f"record what it already has: ansible-playbook playbooks/baseline.yml -e env={env} -e to={newest}"
+                f"record what it already has: {command('playbooks/baseline.yml', env, to=newest)}"
                 f"   ({newest}, or the last migration it really contains)",
             )
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import checks
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import LATEST
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import Backup, list_backups
 from ansible_collections.habitat.runbook.plugins.module_utils.retention import is_of
 
@@ -51,7 +52,7 @@ def _none(own: list[Backup], asked: str | None, given: dict[str, Any]) -> dict[s
     where = f"{given['env']} / {given['login_db']} in {given['backup_dir']}"
     broken = [f"{one.id}: {'; '.join(one.problems)}" for one in own if not one.verified and asked in (None, one.id)]
     if asked is None:
-        take = f"take one: ansible-playbook playbooks/backup.yml -e env={given['env']}"
+        take = f"take one: {command('playbooks/backup.yml', given['env'])}"
         return {"what": f"there is no verified backup of {where}", "found": ", ".join(broken[:_SHOWN]), "next": take}
     known = [one.id for one in own if one.verified][:_SHOWN]
     return {

@@ -76,7 +76,7 @@ def apply(
         except (psycopg.Error, StatementFailed) as error:
             result = _around(connection, head, error)
         if isinstance(result, Failure) and result.state == "partial" and connection.broken:
-            _read_done(reconnect, head, result)
+            connection, result = _read_done(reconnect, head, result, who) or (connection, result)
         if isinstance(result, Failure) and result.state == "unknown":
             connection.close()
             connection, result = find_out(reconnect, who, result, _applied_by(head, who)) or (connection, result)
@@ -129,15 +129,18 @@ def _around(connection: psycopg.Connection, head: dict, error: psycopg.Error | S
     return found
 
 
-def _read_done(reconnect: Connect, head: dict, found: Failure) -> None:
-    """How far a migration has come whose connection was lost, as soon as the server says so again."""
-    deadline = time.monotonic() + _RECONNECT_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(psycopg.OperationalError), reconnect() as connection:
-            rows = {row["version"]: row["done"] for row in ledger.read_progress(connection)}
-            found.done = rows.get(head["version"], 0)
-            return
-        time.sleep(_RETRY_SECONDS)
+def _read_done(
+    reconnect: Connect, head: dict, found: Failure, who: Run
+) -> tuple[psycopg.Connection, dict | Failure] | None:
+    """How far a migration has come whose connection was lost: to its end, which may have been committed, or not.
+
+    None when the server could not be asked in time.
+    """
+    settled = find_out(reconnect, who, found, _applied_by(head, who))
+    if settled and settled[1] is found:
+        rows = {row["version"]: row["done"] for row in ledger.read_progress(settled[0])}
+        found.state, found.done = "partial", rows.get(head["version"], 0)
+    return settled
 
 
 def _apply_one(

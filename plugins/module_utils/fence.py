@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils.checks import Check, ok
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, read_fence
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.run_folder import NOTE, note, write_json
@@ -129,7 +130,7 @@ def check_fence(
     _, grants, roles = _read(connection, writer_roles)
     missing = sorted(set(writer_roles) - {role["role"] for role in roles})
     found = [Check("warn", f"there is no role {name}", "correct habitat_writer_roles") for name in missing]
-    bootstrap = f"ansible-playbook playbooks/bootstrap.yml -e env={env} gives the application a role of its own"
+    bootstrap = f"{command('playbooks/bootstrap.yml', env)} gives the application a role of its own"
     for role in (role for role in roles if role["shared"]):
         why = "is a superuser" if role["superuser"] else "has the rights of the database's owner"
         found.append(_weaker(role, why, bootstrap))

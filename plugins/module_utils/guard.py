@@ -38,6 +38,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.probe import Probe
 POLL_SECONDS = 0.1
 FENCED_POLL_SECONDS = 0.02
 HEALTHY_SECONDS = 20.0
+RELEASED = signal.SIGUSR1
+"""Says that the run has come to its own end. SIGTERM comes from somebody else: the host goes down, a login ends."""
+
 _LONGEST_TICK = 3.0
 _ASK_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
@@ -133,7 +136,8 @@ class Guard:
 
     def keep_watch(self) -> None:
         """Hold the lock until the run is over, and leave things as they have to be then."""
-        signal.signal(signal.SIGTERM, lambda number, frame: self._stopped.append(number))
+        for number in (signal.SIGTERM, RELEASED):
+            signal.signal(number, lambda number, frame: self._stopped.append(number))
         prober = Prober(self.folder, self.task["urls"], self.task["body"])
         last, over = time.monotonic(), False
         while not over:
@@ -211,17 +215,21 @@ class Guard:
 
     def _take_again(self) -> str:
         with contextlib.suppress(psycopg.OperationalError):
-            answer = self.take()
-            if not answer["held"]:
-                return f"the run lock was lost and run {(answer['holder'] or {}).get('run_id')} has it now"
-            return ""
+            holder = self.take().get("holder")
+            if holder and holder["run_id"] != self.run["id"]:
+                return f"the run lock was lost and run {holder['run_id']} has it now"
+            if holder:
+                # Our own session of before, of which the server has not noticed that nobody is there any more.
+                with self.connect() as other:
+                    lock_session.end_others(other, lock_session.lock_application_name(self.run["id"]))
+            if self.connection is not None and not self.connection.closed:
+                return ""
         time.sleep(_RECONNECT_SECONDS)
         return ""
 
     def _leave(self, why: str, prober: Prober) -> bool:
         """Put things right unless the run has come to its own end, and keep its journal; False: it goes on."""
-        if not why and read_fence(self.folder):
-            why = "it ended without letting the application in"
+        why = why or self._left_open()
         if not why:
             prober.stop()
             with contextlib.suppress(OSError):
@@ -240,6 +248,14 @@ class Guard:
         with contextlib.suppress(OSError):
             recovery.conclude(self.folder, self.run, righted)
         return True
+
+    def _left_open(self) -> str:
+        """What a run has left open that is told to end, as a clause; empty when there is nothing to put right."""
+        if read_fence(self.folder):
+            return "it ended without letting the application in"
+        self.progress.follow(self._new_lines())
+        at_work = bool(self.progress.stopped) or run_folder.at_work(self.folder)
+        return "its guard was told to end by SIGTERM" if at_work and RELEASED not in self._stopped else ""
 
     def _window(self) -> float | None:
         """Seconds since services were stopped; None when they are not."""

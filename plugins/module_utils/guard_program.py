@@ -15,6 +15,7 @@ from types import ModuleType
 from ansible_collections.habitat.runbook.plugins.module_utils import (
     account,
     bridge,
+    command_line,
     container,
     docker,
     fence_record,
@@ -34,8 +35,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils import (
 )
 
 PARTS: tuple[ModuleType, ...] = (
-    account, bridge, container, docker, fence_record, guard, health, lock_session, probe, recovery, run_folder,
-    services, services_compose, services_kinds, services_supervisor, services_systemd, table, way_in,
+    account, bridge, command_line, container, docker, fence_record, guard, health, lock_session, probe, recovery,
+    run_folder, services, services_compose, services_kinds, services_supervisor, services_systemd, table, way_in,
 )  # fmt: skip
 """All modules that the guard needs."""
 

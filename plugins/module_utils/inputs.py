@@ -13,13 +13,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import CONFIRMED
 from ansible_collections.habitat.runbook.plugins.module_utils.table import printable
 
 RUN_ID = re.compile(r"[0-9]{8}t[0-9]{6}z-[a-z0-9]{3}")
 """Form of a run id: UTC time of its start and three random characters, as in 20261122t100211z-k3f."""
-
-CONFIRMED = "production"
-"""The environment that has to be named once more, by confirm, before it is changed."""
 
 _STEPS = re.compile(r"[1-9][0-9]{0,2}")
 _VERSION = re.compile(r"v?([0-9]{1,20})")

@@ -61,7 +61,7 @@ def last_cut_off(state_dir: Path, database: str) -> dict[str, Any] | None:
     for path in sorted((state_dir / run_folder.REPORTS).glob("*/report.json"), reverse=True):
         told = run_folder.read_json(path)
         if told and told.get("database") == database and not _says_nothing(told):
-            unfinished = told.get("cut_off") and account.finishes(told["run"])
+            unfinished = told.get("cut_off") and account.goes_on(told["run"])
             return told if unfinished else None
     return None
 

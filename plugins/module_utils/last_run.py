@@ -26,5 +26,16 @@ def newest(folder: Path, env: str) -> dict[str, Any] | None:
     for path in sorted(folder.glob("*/report.json"), reverse=True):
         found = read(path)
         if found and found["run"]["env"] == env:
-            return found
+            done = found["cut_off"] and _repeated(path.parent, found["run"])
+            return {**found, "next": ""} if done else found
     return None
+
+
+def _repeated(folder: Path, run: dict[str, Any]) -> bool:
+    """Whether the command of a run came to its end in a later one that has left no report."""
+    for path in folder.parent.glob("*/run.json"):
+        if path.parent.name > folder.name:
+            later = json.loads(path.read_text())
+            if (later["env"], later["command"]) == (run["env"], run["command"]):
+                return True
+    return False

@@ -56,7 +56,8 @@ def read_holder(connection: psycopg.Connection, key: int) -> dict[str, Any] | No
     query, application_name, since, _ = row
     _, mark, label = (query or "").partition("/* ")
     known = json.loads(label.rpartition(" */")[0]) if mark else {"run_id": application_name.rpartition("/")[2]}
-    return dict(known, since=since.isoformat())
+    # Who may not see another role's sessions is told no time.
+    return dict(known, since=since.isoformat() if since else None)
 
 
 def held_by(connection: psycopg.Connection, database: str) -> dict[str, Any] | None:
@@ -85,6 +86,11 @@ def comment(label: dict[str, Any]) -> str:
 
 def end_sessions(connection: psycopg.Connection, run_id: str) -> int:
     """Tell the run's working sessions to end; how many there still are."""
+    return end_others(connection, session_name(run_id))
+
+
+def end_others(connection: psycopg.Connection, application_name: str) -> int:
+    """Tell all sessions of that name but this one to end; how many there still are."""
     query = """SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
                WHERE application_name = %s AND pid <> pg_catalog.pg_backend_pid()"""
-    return len(connection.execute(query, [session_name(run_id)]).fetchall())
+    return len(connection.execute(query, [application_name]).fetchall())

@@ -120,7 +120,9 @@ def _journal(run_dir: str | None, durable: bool) -> Note:
         return unnoted
 
     def write(event: str, version: str, xid: str | None) -> None:
-        run_folder.note(Path(run_dir), event, COMMIT, durable, version=version, xid=xid)
+        # What is committed is so; a disk that is full now must not make a failure of it.
+        with contextlib.suppress(*([OSError] if event == run_folder.DONE else [])):
+            run_folder.note(Path(run_dir), event, COMMIT, durable, version=version, xid=xid)
 
     return write
 

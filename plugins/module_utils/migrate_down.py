@@ -97,9 +97,8 @@ def _run(
     versions: list[str],
 ) -> dict[str, Any]:
     by_right = not fence.touches(one.text for one in reverts)
-    with window(
-        connection, reconnect, {**parameters, "fence_by_right": by_right}, "REVERT", from_version=result["from_version"]
-    ) as alone:
+    told = {"from_version": result["from_version"], "downs": [one.version for one in reverts]}
+    with window(connection, reconnect, {**parameters, "fence_by_right": by_right}, "REVERT", **told) as alone:
         result["other_sessions"] = alone.other_sessions
         if alone.refusal:
             return refused(result, [alone.refusal])

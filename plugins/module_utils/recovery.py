@@ -23,8 +23,15 @@ import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import account, run_folder
 from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, open_fence
 from ansible_collections.habitat.runbook.plugins.module_utils.lock_session import LOCK_DATABASE, end_sessions
-from ansible_collections.habitat.runbook.plugins.module_utils.services import ServiceError, start_services
+from ansible_collections.habitat.runbook.plugins.module_utils.services import (
+    ServiceError,
+    start_services,
+    stop_services,
+)
 from ansible_collections.habitat.runbook.plugins.module_utils.services_kinds import manager_of
+
+LONGEST_SECONDS = 150.0
+"""Longer than it takes to put things right: server, services, health."""
 
 SERVER_SECONDS = 60.0
 """How long a server that does not answer is waited for, once the services are started."""
@@ -33,14 +40,15 @@ _FIRST_SECONDS = 5.0
 _STEP_SECONDS = 10.0
 _SESSION_SECONDS = 30.0
 _START_TRIES = 3
+_STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 
 Connect = Callable[[str], "psycopg.Connection"]
 """Opens an autocommit connection to the database of that name on the run's server; raises psycopg.Error."""
 
 _STATUS = "SELECT pg_catalog.pg_xact_status(%s::text::xid8)"
-_VERSION = """SELECT version::text FROM public.schema_migrations
-              ORDER BY length(ltrim(version::text, '0')) DESC, version::text DESC LIMIT 1"""
+_VERSIONS = """SELECT version::text FROM public.schema_migrations
+               ORDER BY length(ltrim(version::text, '0')) DESC, version::text DESC"""
 
 
 class StillAtWork(Exception):
@@ -136,9 +144,9 @@ def _right_database(
         try:
             with connect(LOCK_DATABASE) as connection:
                 righted.sessions_ended += _sessions_gone(connection, run["id"], deadline)
-                righted.commits = _commits(connection, progress)
                 righted.let_in = open_fence(connection, folder) or righted.let_in
-            righted.schema = _version(connect, run["database"])
+                righted.commits = _commits(connection, progress)
+            _read_ledger(connect, run["database"], righted)
             return False
         except (psycopg.Error, OSError) as error:
             if time.monotonic() > deadline:
@@ -171,27 +179,28 @@ def _commits(connection: psycopg.Connection, progress: account.Progress) -> dict
     for version, commit in progress.commits.items():
         if commit["answered"] or not commit["xid"]:
             continue
-        row = connection.execute(_STATUS, [commit["xid"]]).fetchone()
+        row = None
+        # After a crash a number may be one that has not been given yet.
+        with contextlib.suppress(psycopg.errors.InvalidParameterValue):
+            row = connection.execute(_STATUS, [commit["xid"]]).fetchone()
         found[version] = f"PostgreSQL says transaction {commit['xid']} is {row[0] if row and row[0] else 'not known'}"
     return found
 
 
-def _version(connect: Connect, database: str) -> str:
-    try:
-        with connect(database) as connection:
-            row = connection.execute(_VERSION).fetchone()
-    except psycopg.errors.UndefinedTable:
-        # The first run of all was cut off before it made the ledger.
-        return "empty"
-    except psycopg.Error:
-        return account.NOT_READ
-    return row[0] if row else "empty"
+def _read_ledger(connect: Connect, database: str, righted: account.Righted) -> None:
+    # The first run of all may have been cut off before it made the ledger.
+    with contextlib.suppress(psycopg.Error), connect(database) as connection:
+        with contextlib.suppress(psycopg.errors.UndefinedTable):
+            righted.applied = [version for (version,) in connection.execute(_VERSIONS).fetchall()]
+        righted.schema = righted.applied[0] if righted.applied else "empty"
 
 
 def _start(progress: account.Progress, righted: account.Righted) -> None:
     """Start what the run had stopped and not started again."""
     if not progress.stopped:
         return
+    if progress.working and progress.phase == account.STOP:
+        _end_stop(progress)
     error = ""
     for attempt in range(_START_TRIES):
         try:
@@ -202,6 +211,16 @@ def _start(progress: account.Progress, righted: account.Righted) -> None:
             error = " ".join(str(problem).split())
             time.sleep(attempt)
     righted.problems.append(f"the services are DOWN: {error}")
+
+
+def _end_stop(progress: account.Progress) -> None:
+    """Wait for a stop that goes on without who ordered it: what is still stopping looks as if it ran."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ServiceError, OSError):
+            stop_services(manager_of(progress.manager), progress.stopped)
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def keep(folder: Path, told: dict[str, Any] | None) -> None:

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.commands import needs_no_transaction, transaction_control
 from ansible_collections.habitat.runbook.plugins.module_utils.comparison import Refusal
 from ansible_collections.habitat.runbook.plugins.module_utils.lexer import SqlError, split
@@ -165,7 +166,7 @@ def _begun(progress: list[dict], rows: list[dict], limit: int) -> list[dict]:
 
 
 def _refuse_partial(row: dict, env: str) -> Refusal:
-    finish = f"finish it first: ansible-playbook migrate.yml -e env={env} -e target={row['version']}"
+    finish = f"finish it first: {command('migrate.yml', env, target=row['version'])}"
     return Refusal(
         f"migration {row['version']} is partial",
         f"{row['done']} of its {row['total']} statements ran, and a down section takes back a whole migration",
@@ -253,7 +254,7 @@ def _bring_back(row: dict, head: dict | None) -> str:
 
 
 def _restore(env: str) -> str:
-    return f"restore the backup: ansible-playbook rollback.yml -e env={env} -e backup=latest"
+    return f"restore the backup: {command('rollback.yml', env, backup='latest')}"
 
 
 def _day(timestamp: str | None) -> str:

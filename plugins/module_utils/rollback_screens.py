@@ -13,9 +13,9 @@ from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils.adoption import announced
 from ansible_collections.habitat.runbook.plugins.module_utils.choice import instant
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import CONFIRMED, command
 from ansible_collections.habitat.runbook.plugins.module_utils.losses import would_lose
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
-from ansible_collections.habitat.runbook.plugins.module_utils.salvage_screen import command as salvage_command
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import header, labelled, refusal
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
     columns,
@@ -39,7 +39,6 @@ _PROBLEMS_SHOWN = 3
 _COMPARED = ": rows, digests, sequences, large objects, extensions, versions and schema"
 _TWO_DAYS = 48 * 3600
 _DAY = 24 * 3600
-_CONFIRMED = "production"
 _LEDGER = "the ledger"  # revert_plan.Revert.file of a text that is kept there
 _MEANING = {
     "before": "as it was before a rollback",
@@ -67,7 +66,7 @@ def choices(data: dict[str, Any]) -> str:
     else:
         lines += [
             labelled("BACKUPS", "none; take one:"),
-            _command(data["env"], "playbooks/backup.yml", f"-e env={data['env']}"),
+            f"  {command('playbooks/backup.yml', data['env'])}",
         ]
     if copies:
         rows = [["NAME", "SIZE", "SCHEMA", "WHAT IT IS"]]
@@ -130,7 +129,7 @@ def _rollback(env: str, /, **inputs: str) -> str:
 
 
 def _command(env: str, playbook: str, *inputs: str) -> str:
-    confirmed = [f"-e confirm={env}"] if env == _CONFIRMED else []
+    confirmed = [f"-e confirm={env}"] if env == CONFIRMED else []
     return f"  ansible-playbook {' '.join([playbook, *inputs, *confirmed])}"
 
 
@@ -233,7 +232,7 @@ def left_out(data: dict[str, Any]) -> str:
     lines += [*by_table(written, ("ROWS RESTORED", "ROWS KEPT")), *doubts(written)]
     lines.append(f"  to look at them: psql -d {shlex.quote(kept)}")
     if data.get("env"):
-        lines += ["  to bring them back:", f"  {salvage_command(data['env'], kept=kept)}"]
+        lines += ["  to bring them back:", f"  {command('playbooks/salvage.yml', data['env'], kept=kept)}"]
     lines.append(f"  when nobody needs it any more: DROP DATABASE {quoted(kept)};")
     return "\n".join(lines)
 

@@ -25,6 +25,8 @@ PROBES, REPORTS, PROGRAM = "probes.ndjson", "reports", "guard.pyz"
 INTENT, DONE, FAILED, NOTE = "intent", "done", "failed", "note"
 """Events of the journal: before and after an outside effect, and what is worth knowing besides."""
 
+_PUTS_RIGHT = ("START", "ACCESS")
+
 
 class Ended(Exception):
     """No step of the run may begin: it was ended, or has lost what it needs; the text says why and what to type."""
@@ -83,6 +85,12 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Its name is in the folder.
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def step_of(run_dir: str | None, phase: str, **details: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
@@ -104,7 +112,10 @@ def step(folder: Path, phase: str, **details: Any) -> Iterator[dict[str, Any]]:
             _write_step(handle, {"phase": phase, "pid": os.getpid(), "started": process_started(os.getpid())})
             note(folder, INTENT, phase, **details)
         except OSError as error:
-            raise Ended(f"nothing was begun: {folder} cannot be written ({error.strerror}); make room there") from None
+            # A disk that is full must not keep the application down.
+            if phase not in _PUTS_RIGHT:
+                text = f"nothing was begun: {folder} cannot be written ({error.strerror}); make room there"
+                raise Ended(text) from None
         told: dict[str, Any] = {}
         try:
             yield told

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import guard_program, recovery, run_folder
 from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, open_fence
+from ansible_collections.habitat.runbook.plugins.module_utils.guard import RELEASED
 from ansible_collections.habitat.runbook.plugins.module_utils.lock_session import (
     LOCK_DATABASE,
     lock_application_name,
@@ -31,6 +32,7 @@ _END_SECONDS = 10
 _ATTEMPTS = 3
 _ABANDONED_SECONDS = 600
 _SYSTEMD = Path("/run/systemd/system")
+_LINGER = Path("/var/lib/systemd/linger")
 _SECRET = ("password", "sslpassword")
 
 
@@ -60,6 +62,8 @@ def acquire(folder: Path, connect: dict[str, Any], run: dict[str, Any], watch: d
         folder.mkdir(mode=0o700, parents=True)
         (folder / run_folder.STEP).touch(mode=0o600)
         program = guard_program.write(folder)
+    except FileExistsError:
+        raise LockError(f"there is a run {folder.name} already; start again with the same command") from None
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise LockError(f"{folder} cannot be written: {error.strerror}; make room, or correct its owner") from None
@@ -93,10 +97,15 @@ def _start(program: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_scope(run_id: str, command: list[str]) -> list[str]:
-    """The command in a unit of its own under systemd, so that the end of a login session does not end it, too."""
-    if not (_SYSTEMD.is_dir() and shutil.which("systemd-run")):
+    """The command in a unit of its own under systemd, so that the end of a login session does not end it, too.
+
+    Units of a user who does not linger end with his last login, other processes do not: see loginctl(1).
+    """
+    root = os.geteuid() == 0
+    stays = root or (_LINGER / pwd.getpwuid(os.geteuid()).pw_name).exists()
+    if not (stays and _SYSTEMD.is_dir() and shutil.which("systemd-run")):
         return command
-    user = [] if os.geteuid() == 0 else ["--user"]
+    user = [] if root else ["--user"]
     return ["systemd-run", *user, "--scope", "--collect", "--quiet", f"--unit=habitat-runbook-{run_id}", "--", *command]
 
 
@@ -125,19 +134,23 @@ def _ask(command: list[str], task: dict[str, Any]) -> dict[str, Any]:
 def release(connection: psycopg.Connection, folder: Path, run_id: str) -> bool:
     """End this run's guard and wait until it is gone; False when it was not there any more.
 
-    Raises LockError when it does not end.
+    What a guard could not put right it leaves in the run's folder, which stays for resume.yml then. Raises LockError
+    when the guard does not end.
     """
     pid = run_folder.guard_pid(folder)
     if pid is None:
         if folder.exists():
             open_fence(connection, folder)
-            recovery.keep(folder, None)
+            if not (folder / run_folder.ENDED).exists():
+                recovery.keep(folder, None)
         return False
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, RELEASED)
     query = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = %s"
     # It ends when the fence is open, for which the server may have to come back first.
     patience = _END_SECONDS + (recovery.SERVER_SECONDS if (folder / FENCE).exists() else 0)
+    if (folder / run_folder.ENDED).exists():
+        patience = recovery.LONGEST_SECONDS
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         row = connection.execute(query, [lock_application_name(run_id)]).fetchone()

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
-from ansible_collections.habitat.runbook.plugins.module_utils.inputs import CONFIRMED
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
     columns,
@@ -26,13 +25,6 @@ from ansible_collections.habitat.runbook.plugins.module_utils.written_table impo
 
 _TABLES_SHOWN = 20
 _KINDS, _FATES = ("insert", "update", "delete"), ("applied", "there", "left")
-
-
-def command(env: str, **inputs: str) -> str:
-    """The command that salvages, with what is typed behind it."""
-    confirm = {"confirm": env} if env == CONFIRMED else {}
-    given = [f"-e {name}={shlex.quote(printable(text))}" for name, text in {**inputs, **confirm}.items()]
-    return " ".join(["ansible-playbook playbooks/salvage.yml", f"-e env={env}", *given])
 
 
 def salvage_plan(data: dict[str, Any]) -> str:
@@ -72,7 +64,7 @@ def _next(data: dict[str, Any]) -> list[str]:
     importing = {"kept": data["kept"], **typed, "import": "true"}
     return [
         labelled("NEXT", f"to bring it back into {printable(data['database'])}; rows changed since stay as they are:"),
-        f"  {command(data['env'], **importing)}",
+        f"  {command('playbooks/salvage.yml', data['env'], **importing)}",
         f"  or, on {printable(data['host'])}: {printable(data['command'])}",
     ]
 

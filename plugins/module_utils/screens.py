@@ -128,18 +128,18 @@ def resumed(data: dict[str, Any]) -> str:
 
 
 def cancelled(data: dict[str, Any]) -> str:
-    """What cancel.yml did; data: env, database, runs (reports)."""
+    """What cancel.yml did, or would do; data: env, database, runs (reports), check."""
     if not data["runs"]:
         look = f"ansible-playbook playbooks/status.yml -e env={data['env']}"
         return labelled("CANCEL", f"{data['env']} / {data['database']}: no run is going on; how things stand: {look}")
-    lines = _ended_runs(data["runs"])
+    lines = _ended_runs(data["runs"], "WOULD END" if data["check"] else "CUT OFF")
     return "\n".join([*lines, *(labelled("NEXT", one["next"]) for one in data["runs"] if one["next"])])
 
 
-def _ended_runs(runs: list[dict[str, Any]]) -> list[str]:
+def _ended_runs(runs: list[dict[str, Any]], label: str = "CUT OFF") -> list[str]:
     lines = []
     for one in runs:
-        lines.append(labelled("CUT OFF", f"run {one['run']['id']} by {one['run']['operator']}"))
+        lines.append(labelled(label, f"run {one['run']['id']} by {one['run']['operator']}"))
         lines += wrapped(one["state"])
     return lines
 

@@ -57,8 +57,12 @@ class SupervisorServices:
 
     def states(self, names: list[str]) -> dict[str, str]:
         """See services.Manager."""
-        with self._answering():
-            processes = self._orders.getAllProcessInfo()
+        try:
+            with self._answering():
+                processes = self._orders.getAllProcessInfo()
+        except Fault as fault:
+            # It goes down, or is about to start anew.
+            raise ServiceError(f"Supervisor at {self._url} says {fault.faultString}: wait until it is up") from None
         states = {_full_name(one): condition(one["statename"]) for one in processes}
         for name in names:
             if not any(_belongs(known, name) for known in states):

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ansible_collections.habitat.runbook.plugins.module_utils import account, backup_screens, screens
+from ansible_collections.habitat.runbook.plugins.module_utils.command_line import command
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 from ansible_collections.habitat.runbook.plugins.module_utils.screens import labelled
 from ansible_collections.habitat.runbook.plugins.module_utils.table import (
@@ -173,7 +174,8 @@ def next_step(data: dict[str, Any]) -> str:
     if data["kept_out"]:
         return _let_in(data)
     if _cut_off(data):
-        return data["last_run"]["next"]
+        goes_on = account.goes_on(data["last_run"]["run"])
+        return (not goes_on and _wrong_with_services(data)) or data["last_run"]["next"]
     if _still_to_do(data):
         last = data["last_run"]
         return f"{last['next']} (said by run {last['run']['id']})"
@@ -181,7 +183,7 @@ def next_step(data: dict[str, Any]) -> str:
     if wrong:
         return wrong
     if any(one["state"] in ("pending", "partial") for one in data["versions"]):
-        return f"ansible-playbook migrate.yml -e env={env}"
+        return command("migrate.yml", env)
     return backup_screens.after_failed_drill(data["last_drill"], data["backups"], env) or "nothing to do"
 
 

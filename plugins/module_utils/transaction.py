@@ -20,7 +20,10 @@ from ansible_collections.habitat.runbook.plugins.module_utils.statement import S
 from ansible_collections.habitat.runbook.plugins.module_utils.wire import Answer, Item, StatementFailed, run, run_one
 
 Note = Callable[[str, str, "str | None"], None]
-"""Is told of a COMMIT: run_folder.INTENT or DONE, the version, and the transaction's xid."""
+"""Is told of a COMMIT: run_folder.INTENT or DONE, the version, and the transaction's xid. May raise OSError for INTENT:
+then there is no COMMIT."""
+
+_DISK_FULL = "53100"
 
 
 def unnoted(event: str, version: str, xid: str | None) -> None:
@@ -68,6 +71,10 @@ def apply_in_transaction(
     except VerifyFailed as failed:
         run_one(connection, Item("ROLLBACK"))
         return verify_failure(head, failed, "rolled_back")
+    except OSError as error:
+        run_one(connection, Item("ROLLBACK"))
+        text = f"the run's journal cannot be written ({error.strerror}); make room on its disk"
+        return Failure(head["version"], head["file"], 1, 1, "", text, "rolled_back", sqlstate=_DISK_FULL)
     note(DONE, head["version"], xid)
     return applied(head, milliseconds)
 

@@ -75,6 +75,10 @@ last:
   description: Report of the newest run when that one was cut off and its work can be finished; null otherwise.
   returned: with O(state=settled)
   type: dict
+goes_on:
+  description: In which way RV(last) is finished, V(migrate) or V(revert); empty when there is nothing to finish.
+  returned: with O(state=settled)
+  type: str
 """
 
 import contextlib
@@ -91,13 +95,12 @@ from ansible_collections.habitat.runbook.plugins.module_utils.database import (
     require_psycopg,
 )
 
-CANCEL_SECONDS = 150.0
-"""Longer than a guard takes at most: server, services, health."""
+_WOULD_END = {"state": "It would be ended, and what it has stopped be started.", "next": "", "problems": []}
 
 
 def settle(module: AnsibleModule) -> dict[str, Any]:
     import psycopg
-    from ansible_collections.habitat.runbook.plugins.module_utils import interrupted, lock_session, run_folder
+    from ansible_collections.habitat.runbook.plugins.module_utils import account, interrupted, lock_session, run_folder
 
     given = module.params
     state_dir, database = Path(given["state_dir"]), given["login_db"]
@@ -112,14 +115,19 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
         except psycopg.Error:
             # Services are started without the server, too; that the rest is not done is in the report.
             holder, free = None, True
-        runs = [put_right(module, folder, to) for folder in folders] if free else []
-    last = interrupted.last_cut_off(state_dir, database)
-    if last and given["finish"] and not module.check_mode and free:
+        try:
+            runs = [put_right(module, folder, to) for folder in folders] if free else []
+        except OSError as error:
+            written = f"what was put right could not be written into {state_dir} ({error.strerror})"
+            module.fail_json(msg=f"{written}; make room there, then run the same command again")
+    last = interrupted.last_cut_off(state_dir, database) if free else None
+    if last and given["finish"] and not module.check_mode:
         interrupted.take_on(state_dir, last, given["run_id"])
     return {
         "runs": runs,
         "going_on": holder,
-        "last": last if free else None,
+        "last": last,
+        "goes_on": account.goes_on(last["run"]) if last else "",
         "refusals": not_put_right(runs),
         "changed": bool(runs),
     }
@@ -139,7 +147,7 @@ def put_right(module: AnsibleModule, folder: Path, to: Any) -> dict[str, Any]:
 
 
 def cancel(module: AnsibleModule) -> dict[str, Any]:
-    from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
+    from ansible_collections.habitat.runbook.plugins.module_utils import recovery, run_folder
 
     given = module.params
     found = [
@@ -148,10 +156,11 @@ def cancel(module: AnsibleModule) -> dict[str, Any]:
         if given["run"] in ("", folder.name)
     ]
     if module.check_mode:
-        return {"runs": [], "refusals": [], "changed": bool(found)}
+        would = [{"run": run_folder.read_json(folder / run_folder.RUN), **_WOULD_END} for folder in found]
+        return {"runs": would, "refusals": [], "changed": bool(found)}
     for folder in found:
-        run_folder.write_json(folder / run_folder.CANCEL, {"why": f"{given['operator']} cancelled it"})
-    deadline = time.monotonic() + CANCEL_SECONDS
+        _tell(module, folder)
+    deadline = time.monotonic() + recovery.LONGEST_SECONDS
     while any(run_folder.guard_pid(folder) for folder in found):
         if time.monotonic() > deadline:
             module.fail_json(msg=f"the guard of run {found[0].name} does not come to its end; see status.yml", runs=[])
@@ -160,6 +169,19 @@ def cancel(module: AnsibleModule) -> dict[str, Any]:
     reports = [run_folder.read_json(kept / folder.name / "report.json") for folder in found]
     runs = [one for one in reports if one]
     return {"runs": runs, "refusals": not_put_right(runs), "changed": bool(found)}
+
+
+def _tell(module: AnsibleModule, folder: Path) -> None:
+    """Tell a run's guard to end it; a run that has just ended needs nothing."""
+    from ansible_collections.habitat.runbook.plugins.module_utils import run_folder
+
+    try:
+        run_folder.write_json(folder / run_folder.CANCEL, {"why": f"{module.params['operator']} cancelled it"})
+    except OSError as error:
+        pid = run_folder.guard_pid(folder)
+        if pid:
+            why = f"run {folder.name} could not be told to end: {folder} cannot be written ({error.strerror})"
+            module.fail_json(msg=f"{why}; make room there, or type on the host: kill {pid}", runs=[])
 
 
 def not_put_right(runs: list[dict[str, Any]]) -> list[dict[str, str]]:

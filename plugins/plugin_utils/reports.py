@@ -42,7 +42,9 @@ def begun(task_vars: dict[str, Any]) -> dict[str, str]:
     found = {}
     for host in task_vars["ansible_play_hosts_all"]:
         known = task_vars["hostvars"][host]
-        if "turn_taken" not in known:
+        taken = known.get("turn_taken")
+        # A play that is left out for a host leaves a result, too.
+        if taken is None or taken.get("skipped"):
             continue
         if host in task_vars["ansible_play_batch"]:
             found[host] = fleet.GOING_ON

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -50,11 +51,11 @@ class Workshop:
         with self.connect() as connection:
             return compare_bundle(connection, str(self.bundle), "local")[0]
 
-    def apply(self, target: str | None = None) -> engine.Outcome:
+    def apply(self, target: str | None = None, **more: Any) -> engine.Outcome:
         comparison = self.compare()
         assert not comparison.refusals, comparison.refusals
         versions = [state.version for state in comparison.pending(target)]
-        return engine.apply(self.connect(), self.connect, str(self.bundle), versions, RUN)
+        return engine.apply(self.connect(), self.connect, str(self.bundle), versions, RUN, **more)
 
     def states(self) -> dict[str, str]:
         return {state.version: state.label for state in self.compare().states}

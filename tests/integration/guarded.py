@@ -52,9 +52,13 @@ command={python} -I {folder}/api.py {port}
 startsecs=0
 stopsignal=KILL
 [program:worker]
-command=/bin/sleep 100000
+command={worker}
 startsecs=0
+stopwaitsecs=3
 """
+
+STUBBORN = f"""{sys.executable} -c "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(100000)" """
+"""A worker that has to be killed, which Supervisor does after three seconds."""
 
 # A step of the run in a process of its own: it says when it is at work, and then does what the code says.
 STEP = """
@@ -72,7 +76,7 @@ with run_folder.step(folder, phase):
 class Application:
     """An API with an address and a worker, under Supervisor."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str = "/bin/sleep 100000") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hgu-"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -80,7 +84,7 @@ class Application:
         self.url = f"http://127.0.0.1:{port}/"
         self.manager = {"manager": "supervisor", "server_url": f"unix://{self.folder}/s"}
         (self.folder / "api.py").write_text(API)
-        text = CONFIGURATION.format(folder=self.folder, python=sys.executable, port=port)
+        text = CONFIGURATION.format(folder=self.folder, python=sys.executable, port=port, worker=worker)
         (self.folder / "conf").write_text(text)
         self.start()
 

@@ -84,3 +84,18 @@ def test_the_guard_is_in_a_scope_of_its_own(host):  # noqa: F811
     wait_for(lambda: host.states("habitat-runbook-r1.scope") == ["active"])
     assert "sleep 60" in host.run("systemctl", "status", "habitat-runbook-r1.scope")
     host.run("systemctl", "stop", "habitat-runbook-r1.scope")
+
+
+def test_a_user_who_does_not_linger_has_no_scope(host):  # noqa: F811
+    """It would end with his last login, which other processes do not."""
+    code = (
+        "from ansible_collections.habitat.runbook.plugins.module_utils.run_lock import _in_scope\n"
+        "print(_in_scope('r1', ['sleep', '60'])[0])\n"
+    )
+    settings = ["--user=visitor", "--env=PYTHONPATH=/repository/collections:/packages"]
+    ask = ["exec", *settings, "--env=PYTHONDONTWRITEBYTECODE=1", NAME, "python3", "-c", code]
+    assert docker(*ask).strip() == "sleep"
+    host.run("mkdir", "-p", "/var/lib/systemd/linger")
+    host.run("touch", "/var/lib/systemd/linger/visitor")
+    assert docker(*ask).strip() == "systemd-run"
+    host.run("rm", "/var/lib/systemd/linger/visitor")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
 import threading
 import time
 
 import psycopg
 import pytest
+from ansible_collections.habitat.runbook.plugins.module_utils import steps
 
 
 def test_applies_in_numeric_order_and_records_each(workshop):
@@ -239,6 +243,39 @@ def test_a_connection_lost_at_commit_is_looked_up_not_guessed(workshop, monkeypa
     outcome = workshop.apply()
     assert outcome.failure is None
     assert [one["version"] for one in outcome.applied] == ["01"]
+
+
+@pytest.mark.parametrize(("commit", "states"), [(4, {"01": "applied"}), (3, {"01": "partial 2/2"})])
+def test_a_connection_lost_at_a_commit_of_a_stepwise_migration_is_looked_up(workshop, monkeypatch, commit, states):
+    """The answer to one of its COMMITs is lost after the server has executed it; the fourth one is the last."""
+    workshop.write(m01_a="CREATE TABLE a (id int);\nCREATE INDEX CONCURRENTLY i ON a (id);")
+    real, commits = steps.run_one, itertools.count(1)
+
+    def lost(connection, item):
+        answer = real(connection, item)
+        if item.sql == "COMMIT" and next(commits) == commit:
+            connection.pgconn.finish()
+            raise steps.StatementFailed(item, psycopg.OperationalError("connection lost"), lost=True)
+        return answer
+
+    monkeypatch.setattr(steps, "run_one", lost)
+    outcome = workshop.apply()
+    assert workshop.states() == states
+    if states["01"] == "applied":
+        assert (outcome.failure, [one["version"] for one in outcome.applied]) == (None, ["01"])
+    else:
+        assert (outcome.failure.state, outcome.failure.done) == ("partial", 2)
+
+
+def test_a_journal_without_room_takes_a_migration_back_before_its_commit(workshop):
+    def full(event, version, xid):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workshop.write(m01_a="CREATE TABLE a (id int);")
+    failure = workshop.apply(note=full).failure
+    assert (failure.state, failure.sqlstate) == ("rolled_back", "53100")
+    assert failure.message == "the run's journal cannot be written (No space left on device); make room on its disk"
+    assert workshop.states() == {"01": "pending"}
 
 
 def test_a_server_that_cannot_be_asked_after_a_lost_commit_leaves_it_unknown(workshop, monkeypatch):

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.guarded import NAMES as NAMES_OF_IT
+from tests.integration.guarded import STUBBORN, Application
 from tests.integration.service_hosts import module, services
 from tests.waiting import wait_for
 
@@ -171,3 +174,19 @@ def test_the_module_itself_answers_and_asks_for_the_address(supervised):
     assert (found["changed"], found["running"], found["stopped"]) == (False, UP, ["habitat:bad"])
     assert found["logs"]["habitat:worker"] == ["line 3"]
     assert "missing: server_url" in module(manager="supervisor", names=["api"])["msg"]
+
+
+def test_a_supervisor_that_goes_down_is_told_in_a_sentence():
+    """It has a state of its own for that, in which it answers nothing else."""
+    application, told = Application(STUBBORN), []
+    try:
+        wait_for(lambda: application.running() == NAMES_OF_IT)
+        application.process.send_signal(signal.SIGTERM)
+        while application.process.poll() is None:
+            told.append(services(**application.manager, state="read", names=NAMES_OF_IT))
+            time.sleep(0.1)
+    finally:
+        application.stop()
+        shutil.rmtree(application.folder)
+    going_down = f"Supervisor at {application.manager['server_url']} says SHUTDOWN_STATE: wait until it is up"
+    assert {"msg": going_down} in told

@@ -153,6 +153,10 @@ def test_the_window_is_open_exactly_while_something_is_stopped(lines):
             {"command": "rollback.yml", "inputs": {"env": "staging", "backup": "a b", "confirm": "staging"}},
             "ansible-playbook rollback.yml -e env=staging -e backup='a b' -e confirm=staging",
         ),
+        (
+            {"command": "playbooks/backup.yml", "inputs": {"env": "staging", "tag": "before-sale"}},
+            "ansible-playbook playbooks/backup.yml -e env=staging -e tag=before-sale",
+        ),
     ],
 )
 def test_the_command_once_more(changes, command):
@@ -162,22 +166,27 @@ def test_the_command_once_more(changes, command):
 def test_production_is_confirmed_by_whoever_resumes_as_by_whoever_began():
     assert account.resume(cut_off_run()) == RESUME
     assert account.resume(cut_off_run(inputs={"confirm": "staging"})) == f"{RESUME} -e confirm=staging"
+    production = "ansible-playbook playbooks/resume.yml -e env=production -e confirm=production"
+    assert account.resume(cut_off_run(env="production")) == production
+    assert account.resume(cut_off_run(env="production", inputs={"confirm": "production"})) == production
 
 
 @pytest.mark.parametrize(
     ("changes", "finished"),
     [
-        ({}, True),
-        ({"command": "playbooks/migrate.yml"}, True),
-        ({"command": "habitat.runbook.migrate"}, True),
-        ({"command": "rollback.yml", "inputs": {"to": "05"}}, True),
-        ({"command": "rollback.yml", "inputs": {"steps": "1"}}, False),
-        ({"command": "rollback.yml", "inputs": {"backup": "latest"}}, False),
-        ({"command": "playbooks/backup.yml"}, False),
+        ({}, "migrate"),
+        ({"command": "playbooks/migrate.yml"}, "migrate"),
+        ({"command": "habitat.runbook.migrate"}, "migrate"),
+        ({"command": "rollback.yml", "inputs": {"to": "05"}}, "revert"),
+        ({"command": "playbooks/rollback.yml", "inputs": {"to": "05"}}, "revert"),
+        ({"command": "rollback.yml", "inputs": {"steps": "1"}}, ""),
+        ({"command": "rollback.yml", "inputs": {"backup": "latest"}}, ""),
+        ({"command": "playbooks/backup.yml"}, ""),
+        ({"command": "playbooks/baseline.yml", "inputs": {"to": "06"}}, ""),
     ],
 )
 def test_only_what_has_a_goal_that_can_be_seen_is_finished(changes, finished):
-    assert account.finishes(cut_off_run(**changes)) is finished
+    assert account.goes_on(cut_off_run(**changes)) == finished
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,24 @@ def test_only_what_has_a_goal_that_can_be_seen_is_finished(changes, finished):
 )
 def test_what_is_next_after_a_run_that_was_cut_off(run, lines, changes, next_step):
     assert told(lines, cut_off_run(**run), **changes)["next"] == next_step
+
+
+@pytest.mark.parametrize(
+    ("applied", "changes", "next_step"),
+    [
+        (["07", "06", "05"], {}, "ansible-playbook rollback.yml -e env=staging -e steps=2"),
+        (["06", "05"], {}, "ansible-playbook rollback.yml -e env=staging -e steps=1"),
+        (["07", "05"], {}, "ansible-playbook rollback.yml -e env=staging -e steps=1"),
+        (["05"], {}, ""),
+        ([], {"schema": account.NOT_READ}, RESUME),
+        ([], {"schema": "empty"}, ""),
+    ],
+)
+def test_of_steps_back_those_are_next_that_are_left(applied, changes, next_step):
+    run = cut_off_run(command="rollback.yml", inputs={"steps": "2"})
+    lines = [*begun(), line("intent", "REVERT", 1, from_version="07", downs=["07", "06"])]
+    assert told(lines, run, applied=applied, **changes)["next"] == next_step
+    assert told(begun(), run)["next"].endswith("-e steps=2"), "before the first nothing is gone"
 
 
 # What is said.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import screens
+from ansible_collections.habitat.runbook.plugins.modules import run_recovery
 
 from tests.unit.conftest import GOLDEN
 from tests.unit.cut_off import DOWN, EVERYTHING, applying, begun, cut_off_run, told
@@ -54,8 +55,9 @@ def resumed(**changes: Any) -> str:
     return screens.resumed({**base, **changes})
 
 
-def cancelled(*runs: dict[str, Any]) -> str:
-    return screens.cancelled({"env": "staging", "database": "habitat", "runs": list(runs), "refusals": []})
+def cancelled(*runs: dict[str, Any], check: bool = False) -> str:
+    data = {"env": "staging", "database": "habitat", "runs": list(runs), "refusals": [], "check": check}
+    return screens.cancelled(data)
 
 
 def by_resume(**changes: Any) -> dict[str, Any]:
@@ -86,6 +88,7 @@ SCREENS: dict[str, Callable[[], str]] = {
         runs=[told(begun(), cut_off_run(command="playbooks/backup.yml"), by="resume.yml")]
     ),
     "resumed_going_on": lambda: resumed(going_on=HOLDER),
+    "cancelled_in_check_mode": lambda: cancelled({"run": cut_off_run(), **run_recovery._WOULD_END}, check=True),
     "cancelled": lambda: cancelled(told(**{**EVERYTHING, **BY_CANCEL})),
     "cancelled_before_anything": lambda: cancelled(told(begun(), schema="05", **BY_CANCEL)),
     "cancelled_nothing": lambda: cancelled(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import fleet
+from ansible_collections.habitat.runbook.plugins.plugin_utils import reports
 
 from tests.unit.runs import RUNS, finished
 from tests.unit.samples import UGLY, raw, run
@@ -165,3 +166,26 @@ def test_the_first_by_name_is_named():
 def test_the_next_is_begun_while_all_succeeded():
     assert fleet.stopped_by({}, {"db1": fleet.GOING_ON}) is None
     assert fleet.stopped_by({"db1": WELL, "db2": finished(raw(run=run(operator=UGLY)))}, {}) is None
+
+
+def begun(batch: list[str], **registered: dict[str, Any]) -> dict[str, str]:
+    """How hosts stand by what they have registered; those that are not in the batch are done."""
+    hosts = list(registered)
+    return reports.begun({"ansible_play_hosts_all": hosts, "ansible_play_batch": batch, "hostvars": registered})
+
+
+def test_how_the_hosts_stand_that_were_begun():
+    taken = {"turn_taken": {"changed": False}}
+    assert begun(
+        ["db4"],
+        db1={**taken, "preflight_ledger": {"pending": []}},
+        db2={**taken, "plan_revert_found": {"reverts": []}},
+        db3={**taken, "preflight_ledger": {"pending": ["07"]}},
+        db4=taken,
+        db5={},
+    ) == {"db1": fleet.NOTHING_TO_DO, "db2": fleet.NOTHING_TO_DO, "db3": fleet.LOST, "db4": fleet.GOING_ON}
+
+
+def test_a_host_for_which_the_play_was_left_out_was_not_begun():
+    """As resume.yml does where nothing was cut off; the task is skipped there, which is a result, too."""
+    assert begun(["db2"], db1={"turn_taken": {"skipped": True}}, db2={"turn_taken": {}}) == {"db2": fleet.GOING_ON}

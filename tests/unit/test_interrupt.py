@@ -25,7 +25,9 @@ def result(action: str, found: dict[str, Any], host: str = "db1") -> SimpleNames
 @pytest.fixture
 def callback() -> interrupt.CallbackModule:
     made = interrupt.CallbackModule()
-    made.v2_runner_on_ok(result("environment", {"ansible_facts": {"habitat_run": {"id": RUN_ID}}}, "localhost"))
+    made.v2_runner_on_ok(
+        result("environment", {"ansible_facts": {"habitat_run": {"id": RUN_ID, "env": "staging"}}}, "localhost")
+    )
     return made
 
 
@@ -110,6 +112,21 @@ def test_of_several_hosts_each_has_its_lock(callback, ended):
     with pytest.raises(KeyboardInterrupt):
         callback._interrupted(signal.SIGINT, None)
     assert ended == [signal.SIGINT]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["true"], ""),
+        (["sh", "-c", "exit 2"], "CANCEL    not everything is put right; see: {}\n"),
+        (["sh", "-c", "exit 4"], "CANCEL    it could not be ended from here; its guard does it; see: {}\n"),
+        (["/nowhere"], "CANCEL    it could not be ended from here; its guard does it; see: {}\n"),
+    ],
+)
+def test_the_last_line_says_what_is_left(callback, monkeypatch, capfd, words, said):
+    monkeypatch.setattr(interrupt, "command", lambda run: words)
+    callback._cancel(signal.SIGINT)
+    assert capfd.readouterr().out == said.format("ansible-playbook playbooks/status.yml -e env=staging")
 
 
 def test_a_worker_cancels_nothing(callback, ended):

@@ -123,6 +123,19 @@ def test_the_status_finds_the_report_of_a_run_that_was_cut_off(tmp_path):
     assert found and (found["cut_off"], found["outcome"], found["next"]) == (True, "stopped_safe", RESUME)
 
 
+def test_a_backup_that_was_cut_off_is_done_when_the_same_command_came_to_its_end_since(tmp_path):
+    kept(tmp_path, of(OLDER, command="playbooks/backup.yml"))
+    reports = tmp_path / run_folder.REPORTS
+    found = last_run.newest(reports, "staging")
+    assert found and found["next"] == "ansible-playbook playbooks/backup.yml -e env=staging"
+    for run_id, changes in ((RUN_ID, {"command": "playbooks/drill.yml"}), (NEWER, {"command": "playbooks/backup.yml"})):
+        assert last_run.newest(reports, "staging") == found
+        (reports / run_id).mkdir()
+        run = cut_off_run(id=run_id, **changes)
+        (reports / run_id / run_folder.RUN).write_text(json.dumps(run))
+    assert last_run.newest(reports, "staging") == {**found, "next": ""}
+
+
 def test_at_its_end_a_run_is_told_what_was_seen_of_it(tmp_path):
     folder = tmp_path / RUN_ID
     nothing = {"ended": None, "probes": {"asked": 0, "good": 0, "down_seconds": None}}

@@ -261,6 +261,8 @@ def test_no_golden_file_is_left_over():
         ({"last_run": {**CUT_OFF, "next": ""}, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
         ({"last_run": {**CUT_OFF, "cut_off": False}, **PENDING_07}, "ansible-playbook migrate.yml -e env=staging"),
         ({"last_run": OF_A_BACKUP}, "ansible-playbook playbooks/backup.yml -e env=staging"),
+        ({"last_run": OF_A_BACKUP, "probes": [PROBES[0], SICK]}, "the API is not healthy: look at its log"),
+        ({"env": "production", **PENDING_07}, "ansible-playbook migrate.yml -e env=production -e confirm=production"),
         ({"last_run": told(run=cut_off_run(command="habitat.runbook.migrate"))}, "nothing to do"),
         (
             {"last_drill": NOT_RESTORED},
