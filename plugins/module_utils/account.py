@@ -46,7 +46,7 @@ class Progress:
     """How far a run came. ``stopped``: services it stopped and has not started; ``opened``: when the window began, on
     the journal's monotonic clock (None: services are not stopped); ``commits``: versions whose COMMIT was sent, each
     with its transaction's xid; ``downs``: versions to be taken back; ``working``: whether the last step has not come to
-    its end."""
+    its end; ``righted``: whether somebody has put things right already."""
 
     phase: str = ""
     working: bool = False
@@ -58,6 +58,7 @@ class Progress:
     from_version: str | None = None
     downs: list[str] = field(default_factory=list)
     swapped: bool = False
+    righted: bool = False
 
     def follow(self, lines: Iterable[dict[str, Any]]) -> Progress:
         """Take more lines of the journal into account; returns itself."""
@@ -67,7 +68,14 @@ class Progress:
                 self._commit(line)
             elif what in _WORDS:
                 self._step(line, what, event)
+            elif what == GUARD:
+                self.righted = self.righted or event == "done"
         return self
+
+    def stopping(self, now: float, seconds: float) -> bool:
+        """Whether a stop may still go on whose step is gone, ``seconds`` at most; now: by the journal's clock."""
+        recent = self.opened is not None and 0 <= now - self.opened < seconds
+        return recent and self.phase == STOP and self.working and not self.righted
 
     def _step(self, line: dict[str, Any], what: str, event: str) -> None:
         self.phase, self.working = what, event == "intent"

@@ -136,10 +136,14 @@ def _read_done(
 
     None when the server could not be asked in time.
     """
-    settled = find_out(reconnect, who, found, _applied_by(head, who))
-    if settled and settled[1] is found:
-        rows = {row["version"]: row["done"] for row in ledger.read_progress(settled[0])}
-        found.state, found.done = "partial", rows.get(head["version"], 0)
+    settled = None
+    # A server that goes away once more, or has no ledger yet, leaves it at what is known.
+    with contextlib.suppress(psycopg.Error):
+        settled = find_out(reconnect, who, found, _applied_by(head, who))
+        if settled and settled[1] is found:
+            rows = {row["version"]: row["done"] for row in ledger.read_progress(settled[0])}
+            found.done = rows.get(head["version"], 0)
+    found.state = "partial"
     return settled
 
 

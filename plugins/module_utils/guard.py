@@ -229,13 +229,14 @@ class Guard:
 
     def _leave(self, why: str, prober: Prober) -> bool:
         """Put things right unless the run has come to its own end, and keep its journal; False: it goes on."""
-        why = why or self._left_open()
-        if not why:
-            prober.stop()
-            with contextlib.suppress(OSError):
-                run_folder.note(self.folder, run_folder.DONE, account.RELEASE)
-                recovery.keep(self.folder, None)
-            return True
+        with run_folder.between_steps(self.folder) as quiet:
+            why = why or self._left_open(quiet)
+            if not why:
+                prober.stop()
+                with contextlib.suppress(OSError):
+                    run_folder.note(self.folder, run_folder.DONE, account.RELEASE)
+                    recovery.keep(self.folder, None)
+                return True
         by = "cancel.yml" if (self.folder / run_folder.CANCEL).exists() else "the guard"
         silent = self.switch.silent(self._window())
         try:
@@ -249,13 +250,13 @@ class Guard:
             recovery.conclude(self.folder, self.run, righted)
         return True
 
-    def _left_open(self) -> str:
+    def _left_open(self, quiet: bool) -> str:
         """What a run has left open that is told to end, as a clause; empty when there is nothing to put right."""
         if read_fence(self.folder):
             return "it ended without letting the application in"
         self.progress.follow(self._new_lines())
-        at_work = bool(self.progress.stopped) or run_folder.at_work(self.folder)
-        return "its guard was told to end by SIGTERM" if at_work and RELEASED not in self._stopped else ""
+        nothing = RELEASED in self._stopped or (quiet and not self.progress.stopped)
+        return "" if nothing else "its guard was told to end by SIGTERM"
 
     def _window(self) -> float | None:
         """Seconds since services were stopped; None when they are not."""

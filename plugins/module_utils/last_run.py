@@ -1,13 +1,15 @@
 # Copyright: The Habitat team
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""What the report of a run says about how things were left. Pure, but for reading the file."""
+"""What the report of a run says about how things were left. Pure, but for reading the files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.habitat.runbook.plugins.module_utils import account, run_folder
 
 _KEPT = ("run", "host", "outcome", "schema", "finished_at", "state", "next")
 
@@ -32,10 +34,17 @@ def newest(folder: Path, env: str) -> dict[str, Any] | None:
 
 
 def _repeated(folder: Path, run: dict[str, Any]) -> bool:
-    """Whether the command of a run came to its end in a later one that has left no report."""
-    for path in folder.parent.glob("*/run.json"):
-        if path.parent.name > folder.name:
-            later = json.loads(path.read_text())
-            if (later["env"], later["command"]) == (run["env"], run["command"]):
-                return True
-    return False
+    """Whether a later run that has left no report did the same, and did it well."""
+    later = [path for path in folder.parent.iterdir() if path.name > folder.name]
+    return any(_does(path, run) and _did_well(path) for path in later)
+
+
+def _does(folder: Path, run: dict[str, Any]) -> bool:
+    found = run_folder.read_json(folder / run_folder.RUN) or {}
+    return all(found.get(name) == run[name] for name in ("env", "command", "inputs"))
+
+
+def _did_well(folder: Path) -> bool:
+    lines = run_folder.read_journal(folder)
+    done = {line["what"] for line in lines if line["event"] == run_folder.DONE}
+    return bool(done - {"PREFLIGHT", account.RELEASE}) and all(line["event"] != run_folder.FAILED for line in lines)

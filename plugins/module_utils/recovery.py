@@ -24,6 +24,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils import account, ru
 from ansible_collections.habitat.runbook.plugins.module_utils.fence_record import FENCE, open_fence
 from ansible_collections.habitat.runbook.plugins.module_utils.lock_session import LOCK_DATABASE, end_sessions
 from ansible_collections.habitat.runbook.plugins.module_utils.services import (
+    PATIENCE,
     ServiceError,
     start_services,
     stop_services,
@@ -199,7 +200,7 @@ def _start(progress: account.Progress, righted: account.Righted) -> None:
     """Start what the run had stopped and not started again."""
     if not progress.stopped:
         return
-    if progress.working and progress.phase == account.STOP:
+    if progress.stopping(time.monotonic(), PATIENCE):
         _end_stop(progress)
     error = ""
     for attempt in range(_START_TRIES):

@@ -146,10 +146,9 @@ def _step_file(folder: Path) -> Any:
 
 
 def _write_step(handle: Any, data: dict[str, Any]) -> None:
-    handle.seek(0)
-    handle.truncate()
-    handle.write(json.dumps(data))
-    handle.flush()
+    # Past Python's buffer: what does not find room must not be tried once more when the file is closed.
+    os.ftruncate(handle.fileno(), 0)
+    os.pwrite(handle.fileno(), json.dumps(data).encode(), 0)
 
 
 def refuse_ended(folder: Path) -> None:
@@ -157,6 +156,21 @@ def refuse_ended(folder: Path) -> None:
     found = read_json(folder / ENDED) or read_json(folder.parent / REPORTS / folder.name / ENDED)
     if found:
         raise Ended(f"run {folder.name} was ended: {found['why']}; what to do now: {found['next']}")
+
+
+@contextlib.contextmanager
+def between_steps(folder: Path) -> Iterator[bool]:
+    """Whether no step is at work; if so, none begins while the block runs."""
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context((folder / STEP).open("r+"))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        except FileNotFoundError:
+            yield True
+        else:
+            yield True
 
 
 def sign_of_life(run_dir: str) -> None:

@@ -128,11 +128,22 @@ def test_a_backup_that_was_cut_off_is_done_when_the_same_command_came_to_its_end
     reports = tmp_path / run_folder.REPORTS
     found = last_run.newest(reports, "staging")
     assert found and found["next"] == "ansible-playbook playbooks/backup.yml -e env=staging"
-    for run_id, changes in ((RUN_ID, {"command": "playbooks/drill.yml"}), (NEWER, {"command": "playbooks/backup.yml"})):
+    well = [line("intent", "BACKUP", 1), line("done", "BACKUP", 2), line("done", "release", 3)]
+    for serial, (lines, changes) in enumerate(
+        [
+            (well, {"command": "playbooks/drill.yml"}),
+            (well, {"inputs": {"env": "staging", "tag": "before-sale"}}),
+            ([line("done", "PREFLIGHT", 1), line("done", "release", 3)], {}),
+            ([line("intent", "BACKUP", 1), line("failed", "BACKUP", 2), line("done", "release", 3)], {}),
+            (well, {}),
+        ]
+    ):
         assert last_run.newest(reports, "staging") == found
+        run_id = f"2026112{serial + 3}t080000z-z9z"
         (reports / run_id).mkdir()
-        run = cut_off_run(id=run_id, **changes)
+        run = cut_off_run(id=run_id, **{"command": "playbooks/backup.yml", **changes})
         (reports / run_id / run_folder.RUN).write_text(json.dumps(run))
+        (reports / run_id / run_folder.JOURNAL).write_text("".join(json.dumps(one) + "\n" for one in lines))
     assert last_run.newest(reports, "staging") == {**found, "next": ""}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,27 @@ def test_a_step_that_was_killed_does_not_look_alive_and_left_its_intent(folder):
     assert not run_folder.at_work(folder)
     assert events(folder) == [("intent", "APPLY")]
     assert run_folder.process_started(process.pid) is None
+
+
+def test_between_steps_none_begins(folder):
+    """It waits, and finds that the run is over when its folder has gone meanwhile."""
+    with step(folder, "STOP"), run_folder.between_steps(folder) as quiet:
+        assert not quiet
+    with run_folder.between_steps(folder) as quiet:
+        assert quiet
+        process = python(
+            "import sys\nfrom pathlib import Path\nprint(1, flush=True)\n"
+            "with run_folder.step(Path(sys.argv[1]), 'STOP'):\n    print(2, flush=True)",
+            str(folder),
+        )
+        assert process.stdout and process.stdout.readline() == "1\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        shutil.rmtree(folder)
+    assert process.wait(60) == 1
+    assert process.stdout.read() == ""
+    with run_folder.between_steps(folder) as quiet:
+        assert quiet, "a folder that is gone has no step"
 
 
 def test_without_a_run_there_is_no_step():
