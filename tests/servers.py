@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +87,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             _download(Path(folder), version, digests)
             (archive,) = Path(folder).rglob("*.tar.gz")
-            with tarfile.open(archive) as packed:
-                packed.extractall(Path(folder, "unpacked"), filter="data")
+            shutil.unpack_archive(archive, Path(folder, "unpacked"))
             (top,) = Path(folder, "unpacked").iterdir()
             target.parent.mkdir(exist_ok=True)
             shutil.move(top, target)
