@@ -106,7 +106,8 @@ def lose_ssh_in_backup(typed: Typed, target: Target) -> None:
     """The step works on by itself, and the run finds it again."""
     with backup_that_waits(typed, target):
         lose_ssh(target)
-        typed.until_it_says("the link to the host is lost; the step goes on there")
+    # That is said as soon as it is noticed, which may take longer than a backup waits for a lock.
+    typed.until_it_says("the link to the host is lost; the step goes on there")
 
 
 def lose_ssh_in_apply(typed: Typed, target: Target) -> None:
