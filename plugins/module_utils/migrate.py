@@ -120,9 +120,12 @@ def _journal(run_dir: str | None, durable: bool) -> Note:
         return unnoted
 
     def write(event: str, version: str, xid: str | None) -> None:
-        # What is committed is so; a disk that is full now must not make a failure of it.
-        with contextlib.suppress(*([OSError] if event == run_folder.DONE else [])):
+        try:
             run_folder.note(Path(run_dir), event, COMMIT, durable, version=version, xid=xid)
+        except OSError:
+            # What is committed is so; a disk that is full now must not make a failure of it.
+            if event != run_folder.DONE:
+                raise
 
     return write
 

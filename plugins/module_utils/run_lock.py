@@ -102,11 +102,17 @@ def _in_scope(run_id: str, command: list[str]) -> list[str]:
     Units of a user who does not linger end with his last login, other processes do not: see loginctl(1).
     """
     root = os.geteuid() == 0
-    stays = root or (_LINGER / pwd.getpwuid(os.geteuid()).pw_name).exists()
-    if not (stays and _SYSTEMD.is_dir() and shutil.which("systemd-run")):
+    if not (_SYSTEMD.is_dir() and shutil.which("systemd-run") and (root or _lingers())):
         return command
     user = [] if root else ["--user"]
     return ["systemd-run", *user, "--scope", "--collect", "--quiet", f"--unit=habitat-runbook-{run_id}", "--", *command]
+
+
+def _lingers() -> bool:
+    # In a container a user may be a number that has no name.
+    with contextlib.suppress(KeyError):
+        return (_LINGER / pwd.getpwuid(os.geteuid()).pw_name).exists()
+    return False
 
 
 def _ask(command: list[str], task: dict[str, Any]) -> dict[str, Any]:

@@ -98,4 +98,6 @@ def test_a_user_who_does_not_linger_has_no_scope(host):  # noqa: F811
     host.run("mkdir", "-p", "/var/lib/systemd/linger")
     host.run("touch", "/var/lib/systemd/linger/visitor")
     assert docker(*ask).strip() == "systemd-run"
+    nameless = [word.replace("visitor", "4321") for word in ask]
+    assert docker(*nameless).strip() == "sleep"
     host.run("rm", "/var/lib/systemd/linger/visitor")

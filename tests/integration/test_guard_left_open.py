@@ -120,6 +120,17 @@ def test_a_lock_that_the_guards_own_lost_session_still_has_is_taken_over(ground,
         assert ground.held()["run_id"] == "run-1"
 
 
+def test_a_role_that_may_not_see_the_guards_session_is_told_which_run_holds_the_lock(ground, cluster):
+    ground.take()
+    with cluster.connect() as admin:
+        admin.execute("CREATE ROLE lock_stranger LOGIN")
+        try:
+            with cluster.connect(user="lock_stranger") as stranger:
+                assert lock_session.held_by(stranger, ground.database) == {"run_id": "run-1", "since": None}
+        finally:
+            admin.execute("DROP ROLE lock_stranger")
+
+
 def test_a_transaction_that_the_server_does_not_know_keeps_nobody_out(ground, cluster):
     """After a crash the number of one whose COMMIT was lost has not been given yet, or once more."""
     ground.take()
