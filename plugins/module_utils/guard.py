@@ -107,6 +107,11 @@ class Guard:
         self._mark = self._step_mark()
         self._stopped: list[int] = []
 
+    def listen(self) -> None:
+        """From now on a signal to end is noted; ``keep_watch`` acts on it."""
+        for number in (signal.SIGTERM, RELEASED):
+            signal.signal(number, lambda number, frame: self._stopped.append(number))
+
     def connect(self, name: str = lock_session.LOCK_DATABASE) -> psycopg.Connection:
         """A session of the guard's. The way into a container is found anew: an address changes with a restart."""
         wanted, parameters = self.task["container"], dict(self.task["connect"], dbname=name)
@@ -136,8 +141,6 @@ class Guard:
 
     def keep_watch(self) -> None:
         """Hold the lock until the run is over, and leave things as they have to be then."""
-        for number in (signal.SIGTERM, RELEASED):
-            signal.signal(number, lambda number, frame: self._stopped.append(number))
         prober = Prober(self.folder, self.task["urls"], self.task["body"])
         last, over = time.monotonic(), False
         while not over:
@@ -276,6 +279,8 @@ def watch(folder: Path) -> int:
     guard = Guard(folder, json.loads(sys.stdin.readline()))
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    # Before anybody is told that there is a guard: it must not die of a signal with the run's folder left behind.
+    guard.listen()
     answer = guard.take()
     print(json.dumps(answer), flush=True)
     if answer["held"]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_folder, run_lock
@@ -70,6 +73,31 @@ def test_a_guard_that_is_told_to_end_before_anything_was_begun_leaves_no_report(
     end_guard(ground)
     assert not ground.folder().exists()
     assert not (ground.kept() / "report.json").exists()
+
+
+def test_a_guard_that_is_told_to_end_while_it_takes_the_lock_leaves_nothing(ground, cluster):
+    """The server does not answer for a moment, so the guard is seen in the midst of it."""
+    with ThreadPoolExecutor() as aside:
+        os.kill(cluster.pid, signal.SIGSTOP)
+        try:
+            taken = aside.submit(ground.take)
+            wait_for(lambda: _connects(ground.guard()))
+            os.kill(ground.guard() or 0, signal.SIGTERM)
+        finally:
+            os.kill(cluster.pid, signal.SIGCONT)
+        assert taken.result() is None
+    assert ground.is_over()
+    assert not ground.folder().exists()
+    assert not (ground.kept() / "report.json").exists()
+
+
+def _connects(pid: int | None) -> bool:
+    """Whether a guard has a socket, which can be that to the server only."""
+    found = []
+    for link in Path(f"/proc/{pid or 0}/fd").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return any(name.startswith("socket:") for name in found)
 
 
 def test_what_is_still_stopping_is_not_taken_for_running(ground):
