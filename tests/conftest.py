@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -22,6 +23,12 @@ from tests.waiting import wait_for
 # A shell starts what it puts into the background without SIGINT, and everything below inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 # In memory a database is made and dropped three times as fast as on a disk.
 MEMORY = Path("/dev/shm")
@@ -100,7 +107,7 @@ def cluster() -> Iterator[Cluster]:
     wait_for(running.answers)
     yield running
     server.send_signal(signal.SIGINT)
-    server.wait(timeout=20)
+    server.wait(timeout=120)
     shutil.rmtree(folder)
 
 

@@ -73,7 +73,7 @@ def running(major: int) -> Iterator[tuple[Cluster, Path]]:
         yield cluster, found
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
+        server.wait(timeout=120)
         shutil.rmtree(folder)
 
 

@@ -149,7 +149,7 @@ def start_supervisor(stack: Stack) -> None:
     )
     if started.returncode != 0:
         raise StackError(f"Supervisor does not start: {' '.join((started.stdout + started.stderr).split())}")
-    wait_until(lambda: is_running(stack), 10, f"Supervisor does not answer; see {stack.file('supervisord.log')}")
+    wait_until(lambda: is_running(stack), 60, f"Supervisor does not answer; see {stack.file('supervisord.log')}")
 
 
 def states(stack: Stack) -> dict[str, str]:
@@ -185,7 +185,7 @@ def shut_down(stack: Stack) -> None:
     pid = int(str(orders.getPID()))
     orders.shutdown()
     # Being asked wakes it; by itself it would notice its end only a second later.
-    wait_until(lambda: not is_running(stack) and not is_alive(pid), 30, "Supervisor does not end")
+    wait_until(lambda: not is_running(stack) and not is_alive(pid), 120, "Supervisor does not end")
 
 
 def clear_leftovers(stack: Stack) -> None:

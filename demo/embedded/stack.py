@@ -19,7 +19,7 @@ from demo.embedded import postgres, processes, state
 from demo.embedded.state import Stack, StackError
 
 _START_SECONDS = 60
-_HEALTH_SECONDS = 15
+_HEALTH_SECONDS = 120
 
 
 @contextmanager

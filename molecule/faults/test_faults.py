@@ -1,6 +1,6 @@
 """Parts of a run are killed; what must hold is looked at before anything else is typed. Then the same command again.
 
-Every kill meets a migration of its own, which sleeps as long as a row in the table ``pause`` says.
+Every kill meets a migration of its own, which goes on when there is no row in the table ``pause``.
 """
 
 from __future__ import annotations
@@ -24,29 +24,36 @@ from stand.terminal import Terminal, Typed, until
 MIGRATE = "ansible-playbook migrate.yml -e env=staging"
 STATUS = "ansible-playbook playbooks/status.yml -e env=staging"
 BACKUPS = "/var/backups/habitat"
-SLEEP_SECONDS = 10
 # The guard waits for habitat_silence, 15 s, once the migration is over.
-GONE_SECONDS = 90
+GONE_SECONDS = 300
 
 _numbers = itertools.count(8)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def pause(target: Target) -> None:
-    target.psql("SET ROLE habitat_owner; CREATE TABLE pause (seconds int)")
+    target.psql("SET ROLE habitat_owner; CREATE TABLE pause (it int)")
 
 
 @pytest.fixture
 def migration(target: Target, folder: Path) -> str:
     """Version of a migration that is pending and makes the table ``made_<version>``; the application runs."""
+    go_on(target)
     sh("docker", "start", target.containers()["api"], target.containers()["worker"])
     until(target.healthy, "the API is healthy")
     version = f"{next(_numbers):02d}"
-    text = f"CREATE TABLE made_{version} (id int);\nSELECT pg_sleep(seconds) FROM pause;\n"
+    waits = "DO $$BEGIN WHILE EXISTS (SELECT FROM pause) LOOP PERFORM pg_sleep(0.1); END LOOP; END$$;"
+    text = f"CREATE TABLE made_{version} (id int);\n{waits}\n"
     down = f"-- Down migration\nDROP TABLE made_{version};\n"
     (folder / f"schema/{version}_made.sql").write_text(f"{text}{down}")
-    target.psql(f"TRUNCATE pause; INSERT INTO pause VALUES ({SLEEP_SECONDS})")
+    target.psql("INSERT INTO pause VALUES (1)")
     return version
+
+
+def go_on(target: Target) -> None:
+    """Let the migration come to its end."""
+    # Not TRUNCATE, which would wait for the migration's own lock.
+    target.psql("DELETE FROM pause")
 
 
 def processes(container: str, words: str) -> list[int]:
@@ -64,18 +71,27 @@ def in_apply(typed: Typed, target: Target) -> None:
 @contextmanager
 def backup_that_waits(typed: Typed, target: Target) -> Iterator[None]:
     """Hold a table, so that the step that backs up cannot go on before the block ends."""
-    typed.until_it_says("PLAN")
-    held = "SET application_name = 'held'; BEGIN; LOCK TABLE events; SELECT pg_sleep(120)"
-    command = ["docker", "exec", target.containers()["postgres"], "psql", "-qU", "habitat", "-c", held, "habitat"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # It is there before the backup begins, and elsewhere, since sessions in the way are looked for before that.
+    command = ["docker", "exec", "-i", target.containers()["postgres"], "psql", "-qU", "habitat", "postgres"]
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, text=True)
+    assert process.stdin
     try:
-        waits = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'runbook/%' AND query LIKE 'LOCK TABLE%'"
+        typed.until_it_says("PLAN")
+        held = "SET application_name = 'held'; BEGIN; LOCK TABLE events; SELECT pg_sleep(600);"
+        process.stdin.write(f"\\c habitat\n{held}\n")
+        process.stdin.flush()
+        waits = (
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'runbook/%' AND query LIKE 'LOCK TABLE%' "
+            "AND wait_event_type = 'Lock'"
+        )
         until(lambda: typed.code is not None or target.psql(waits, "postgres"), "the step waits")
         assert typed.code is None, typed.screen
         yield
     finally:
         target.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'held'")
-        process.wait(30)
+        process.stdin.close()
+        process.wait(120)
 
 
 def kill_dump(typed: Typed, target: Target) -> None:
@@ -108,23 +124,26 @@ def lose_ssh_in_backup(typed: Typed, target: Target) -> None:
         lose_ssh(target)
     # That is said as soon as it is noticed, which may take longer than a backup waits for a lock.
     typed.until_it_says("the link to the host is lost; the step goes on there")
+    go_on(target)
 
 
 def lose_ssh_in_apply(typed: Typed, target: Target) -> None:
     in_apply(typed, target)
     lose_ssh(target)
+    go_on(target)
 
 
 def kill_controller(typed: Typed, target: Target) -> None:
     """The migration goes on to its end, and then the guard starts what the run had stopped."""
     in_apply(typed, target)
     typed.kill()
+    go_on(target)
 
 
 def press_ctrl_c(typed: Typed, target: Target) -> None:
     in_apply(typed, target)
     typed.process.send_signal(signal.SIGINT)
-    typed.wait(60)
+    typed.wait()
     assert typed.code == 99 and target.healthy(), typed.screen
     # How many sessions it had at that moment is told, too: one or two.
     assert " ended, and PostgreSQL rolled back what was open there" in " ".join(typed.screen.split()), typed.screen
@@ -132,8 +151,10 @@ def press_ctrl_c(typed: Typed, target: Target) -> None:
 
 def kill_controller_and_guard(typed: Typed, target: Target) -> None:
     in_apply(typed, target)
-    kill(*processes(target.node, r"guard\.pyz watch"))
+    guard = processes(target.node, r"guard\.pyz watch")
     typed.kill()
+    kill(*guard)
+    go_on(target)
 
 
 def kill_database_container(typed: Typed, target: Target) -> None:
@@ -154,6 +175,7 @@ def kill_api_in_window(typed: Typed, target: Target) -> None:
     in_apply(typed, target)
     sh("docker", "start", target.containers()["api"])
     sh("docker", "kill", target.containers()["api"])
+    go_on(target)
 
 
 SAFE, CUT_OFF, DOWN, DONE = "STOPPED, SAFE", "cut off, stopped safe", "services DOWN", "SUCCEEDED"
@@ -215,7 +237,7 @@ def type_what_it_says(screen: str, terminal: Terminal) -> None:
 
 
 def the_same_command_again(terminal: Terminal, target: Target, migration: str) -> None:
-    target.psql("TRUNCATE pause")
+    go_on(target)
     typed = terminal.type(MIGRATE)
     assert typed.code == 0, typed.screen
     assert migration in target.versions() and target.healthy()
@@ -236,8 +258,16 @@ def programs_of_the_host(target: Target, there: bool) -> None:
 
 def nothing_is_left_running(target: Target) -> None:
     with contextlib.suppress(AssertionError):
-        until(lambda: not target.ours_running(), "nothing of ours runs", GONE_SECONDS)
-    assert target.ours_running() == []
+        until(lambda: not ours_running(target), "nothing of ours runs", GONE_SECONDS)
+    assert ours_running(target) == []
+
+
+def ours_running(target: Target) -> list[str]:
+    """A container that starts at this moment cannot be asked."""
+    try:
+        return target.ours_running()
+    except AssertionError as error:
+        return [str(error)]
 
 
 def schema_and_ledger_agree(target: Target, migration: str) -> None:

@@ -22,7 +22,18 @@ _MACHINE = [
     "-c",
 ]
 
-_KILL = "import os, sys; [os.kill(int(pid), 9) for pid in sys.argv[1:]]"
+# One may end by itself when the one before it is gone.
+_KILL = """
+import os, sys
+killed = 0
+for pid in sys.argv[1:]:
+    try:
+        os.kill(int(pid), 9)
+        killed += 1
+    except ProcessLookupError:
+        pass
+sys.exit(not killed)
+"""
 
 # A dump of a small database takes a moment only, so this looks all the time.
 _KILL_WHEN_IT_COMES = """

@@ -59,6 +59,10 @@ _COPIES = """
 SELECT datname, pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database
 WHERE pg_catalog.starts_with(datname::text, %s)"""
 
+_END_SESSION = """
+SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE pid = %s AND pid <> pg_catalog.pg_backend_pid()
+AND application_name = pg_catalog.current_setting('application_name')"""
 _SESSIONS = """
 SELECT pid, usename AS role, application_name AS app, state, query FROM pg_catalog.pg_stat_activity
 WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid() ORDER BY backend_start"""
@@ -214,10 +218,12 @@ def swap(connect: Callable[[], psycopg.Connection], database: str, incoming: str
     """Give ``database`` the name it is kept under, and its own to the database ``incoming``, both or neither.
 
     connect: opens an autocommit connection to another database of the server. Raises BackupError, and then nothing has
-    changed but that sessions were ended; SwapUnknown when the server could not be asked any more.
+    changed but that sessions were ended; SwapUnknown when the server could not be asked any more, or does not end the
+    session that renames.
     """
     kept_as, begun = copy_name(database, BEFORE, run_id), time.monotonic()
     with connect() as admin, connect() as ender, ThreadPoolExecutor(1) as pool:
+        renamer = admin.info.backend_pid
         ended = end_sessions(ender, database)
         renaming: Future[None] = pool.submit(_rename, admin, ((database, kept_as), (incoming, database)))
         try:
@@ -232,25 +238,37 @@ def swap(connect: Callable[[], psycopg.Connection], database: str, incoming: str
         # A rename that is still under way may yet be committed.
         lost = admin.broken or ender.broken or not renaming.done()
         why = "the connection to the server was lost" if lost else _in_use(ender, (database, incoming), failed)
-    if lost and _swapped(connect, kept_as):
+    if lost and _swapped(connect, kept_as, renamer):
         return Swapped(kept_as, time.monotonic() - begun, len(ended))
     raise BackupError(why) from failed
 
 
-def _swapped(connect: Callable[[], psycopg.Connection], kept_as: str) -> bool:
-    """Whether the renames were committed although nobody could say so; asked as soon as the server answers again."""
+def _swapped(connect: Callable[[], psycopg.Connection], kept_as: str, renamer: int) -> bool:
+    """Whether the renames were committed although nobody could say so; asked as soon as the server answers again.
+
+    A server that goes on does not know yet that nobody listens: the session with pid ``renamer`` is ended first.
+    """
     deadline = time.monotonic() + _RECONNECT_SECONDS
     while True:
         try:
             with connect() as connection:
+                _end(connection, renamer, deadline)
                 row = connection.execute(
                     "SELECT count(*) FROM pg_catalog.pg_database WHERE datname = %s", [kept_as]
                 ).fetchone()
                 return bool(row and row[0])
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege) as error:
             if time.monotonic() > deadline:
                 raise SwapUnknown(f"whether {kept_as} was made is not known, the server does not answer") from error
             time.sleep(_RETRY_SECONDS)
+
+
+def _end(connection: psycopg.Connection, pid: int, deadline: float) -> None:
+    """End the session with this pid that has the same name as ours, and wait until it is gone."""
+    while connection.execute(_END_SESSION, [pid]).fetchall():
+        if time.monotonic() > deadline:
+            raise psycopg.OperationalError(f"session {pid} does not end")
+        time.sleep(_POLL_SECONDS)
 
 
 def _rename(admin: psycopg.Connection, renames: Iterable[tuple[str, str]]) -> None:

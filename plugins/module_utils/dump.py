@@ -231,6 +231,10 @@ def _begin_anew(part: _Part) -> None:
     if dump_files.form_of(part.path) == DIRECTORY:
         for path in dump_files.files_of(part.path):
             path.unlink()
+    else:
+        # A pg_dump inside a container writes on from where the one before it has left the file.
+        os.ftruncate(part.fd, 0)
+        os.lseek(part.fd, 0, os.SEEK_SET)
 
 
 def _dump_snapshot(
@@ -248,7 +252,7 @@ def _dump_snapshot(
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
         tools.dumping_to(part.path, part.fd, compressed, environment, jobs) as dump,
         tools.dumping(["--schema-only", *where], environment, schema) as plain,
-        TableCounts(connection, snapshot, how.jobs - 1 if beside else how.jobs) as counts,
+        TableCounts(connection, snapshot, how.jobs - 1 if beside else how.jobs, session) as counts,
     ):
         if beside:
             counts.go()
@@ -263,6 +267,7 @@ def _dump_snapshot(
             time.sleep(_POLL_SECONDS)
         counts.go()
         while not counts.done():
+            watch.look()
             time.sleep(_POLL_SECONDS)
         facts["tables"] = counts.found()
         schema.seek(0)

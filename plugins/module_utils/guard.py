@@ -44,7 +44,7 @@ RELEASED = signal.SIGUSR1
 _LONGEST_TICK = 3.0
 _ASK_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
-_CONNECT_SECONDS = 2
+_FIRST_CONNECT_SECONDS, _CONNECT_SECONDS = 20, 2
 _CROWD, _LONGEST_STRETCH = 4.0, 4.0
 """So many may want each processor before silence in the window counts for less (a step begins within 2 s of the one
 before on a quiet machine, which leaves habitat_silence room for one about seven times slower), and so many times longer
@@ -115,7 +115,8 @@ class Guard:
     def connect(self, name: str = lock_session.LOCK_DATABASE) -> psycopg.Connection:
         """A session of the guard's. The way into a container is found anew: an address changes with a restart."""
         wanted, parameters = self.task["container"], dict(self.task["connect"], dbname=name)
-        parameters["connect_timeout"] = _CONNECT_SECONDS
+        # A guard that keeps watch must not be held up for long; before that there is nothing else to do.
+        parameters["connect_timeout"] = _FIRST_CONNECT_SECONDS if self.connection is None else _CONNECT_SECONDS
         if wanted and self.connection is not None:
             from ansible_collections.habitat.runbook.plugins.module_utils import container, way_in
 

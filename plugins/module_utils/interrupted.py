@@ -13,12 +13,18 @@ from ansible_collections.habitat.runbook.plugins.module_utils import account, pr
 
 def list_unsettled(state_dir: Path, database: str) -> list[dict[str, Any]]:
     """Runs on a database that nobody guards and nobody has put right, oldest first: see ``describe``."""
-    return [describe(folder) for folder in run_folder.unsettled(state_dir, database)]
+    found = [describe(folder) for folder in run_folder.unsettled(state_dir, database)]
+    return [one for one in found if one]
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """A run by its journal: run_id, operator, origin, where (it was cut off), at, stopped (services), next."""
-    run = run_folder.read_json(folder / run_folder.RUN) or {}
+    """A run by its journal: run_id, operator, origin, where (it was cut off), at, stopped (services), next.
+
+    Empty when somebody has put it right since it was looked for.
+    """
+    run = run_folder.read_json(folder / run_folder.RUN)
+    if not run:
+        return {}
     lines = run_folder.read_journal(folder)
     progress = account.Progress().follow(lines)
     return {

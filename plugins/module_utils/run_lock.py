@@ -27,8 +27,8 @@ from ansible_collections.habitat.runbook.plugins.module_utils.lock_session impor
     lock_key,
 )
 
-_START_SECONDS = 60
-_END_SECONDS = 10
+_START_SECONDS = 120
+_END_SECONDS = 60
 _ATTEMPTS = 3
 _ABANDONED_SECONDS = 600
 _SYSTEMD = Path("/run/systemd/system")

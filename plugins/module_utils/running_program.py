@@ -120,7 +120,7 @@ def ending(program: Program) -> Iterator[Program]:
 
 @dataclass
 class Watch:
-    """Looks after the programs while they run: have they failed, do they wait for somebody?"""
+    """Looks after the programs and other sessions of their name: have they failed, do they wait for somebody?"""
 
     connection: psycopg.Connection
     programs: tuple[Program, ...]
@@ -133,10 +133,14 @@ class Watch:
         if all([program.ended_well() for program in self.programs]):
             return True
         # pg_dump bounds its waiting for tables only; it would wait for ever for a locked view or sequence.
+        self.look()
+        return False
+
+    def look(self) -> None:
+        """Raises as raise_if_stuck, which it asks now and then only."""
         if time.monotonic() >= self.next_look:
             raise_if_stuck(self.connection, self.session, self.lock_wait_ms)
             self.next_look = time.monotonic() + _LOOK_SECONDS
-        return False
 
 
 def _dies_with_us(last_signal: signal.Signals = signal.SIGKILL) -> Callable[[], None]:

@@ -106,7 +106,7 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
     state_dir, database = Path(given["state_dir"]), given["login_db"]
     connect = connection_parameters(module, given["run_id"], statement_timeout="1min")
     connect["application_name"] = lock_session.lock_application_name(given["run_id"])
-    to, folders = functools.partial(connect_to, connect), run_folder.unsettled(state_dir, database)
+    to = functools.partial(connect_to, connect)
     with contextlib.ExitStack() as stack:
         try:
             connection = stack.enter_context(to(lock_session.LOCK_DATABASE))
@@ -115,8 +115,10 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
         except psycopg.Error:
             # Services are started without the server, too; that the rest is not done is in the report.
             holder, free = None, True
+        # Looked for with the lock in hand: whoever had it before may have put them right.
+        folders = run_folder.unsettled(state_dir, database) if free else []
         try:
-            runs = [put_right(module, folder, to) for folder in folders] if free else []
+            runs = [put_right(module, folder, to) for folder in folders]
         except OSError as error:
             written = f"what was put right could not be written into {state_dir} ({error.strerror})"
             module.fail_json(msg=f"{written}; make room there, then run the same command again")
@@ -138,7 +140,7 @@ def put_right(module: AnsibleModule, folder: Path, to: Any) -> dict[str, Any]:
 
     run = run_folder.read_json(folder / run_folder.RUN) or {}
     if module.check_mode:
-        state = f"The run was cut off {interrupted.describe(folder)['where']}."
+        state = f"The run was cut off {interrupted.describe(folder).get('where', '')}."
         return {"run": run, "state": state, "next": "", "problems": []}
     righted = recovery.put_right(folder, run, to, "resume.yml", "nothing of it was alive any more")
     if righted.schema == account.NOT_READ and not righted.problems:

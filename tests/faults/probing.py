@@ -58,21 +58,18 @@ class Clients:
         return any(good for asked, _, good in list(self.probes) if asked >= begun)
 
     def outage(self, since: float) -> float:
-        """Seconds from ``since`` until the API answered for good again; 0 when it never failed after that.
-
-        A probe counts from its answer on, and fails from the moment it was asked.
+        """Seconds since then during which the API did not answer well: from when a probe that failed was asked until
+        the next good answer.
         """
-        last_bad, back = None, None
+        total, bad = 0.0, None
         for asked, answered, good in list(self.probes):
             if answered < since:
                 continue
             if not good:
-                last_bad, back = asked, None
-            elif last_bad is not None and back is None:
-                back = answered
-        if last_bad is None:
-            return 0.0
-        return (back if back is not None else time.monotonic()) - since
+                bad = max(asked, since) if bad is None else bad
+            elif bad is not None:
+                total, bad = total + answered - bad, None
+        return total if bad is None else total + time.monotonic() - bad
 
     def _probe(self) -> None:
         for count in itertools.count():

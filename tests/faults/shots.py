@@ -8,12 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.faults import invariants
-from tests.faults.stand import PATIENT_SILENCE, SILENCE, Command, Stand, next_command, quick
+from tests.faults.stand import PATIENT_SILENCE, SILENCE, SLACK, Command, Stand, next_command, quick
 from tests.faults.verbs import Verb
 from tests.playbooks.conftest import Finished
-
-SLACK = 5.0
-"""Seconds that a guard may need, beyond its silence, to have the API answer again."""
 
 
 @dataclass
@@ -76,7 +73,7 @@ def fire(stand: Stand, shot: Shot, finish: bool = True) -> Outcome:
 
 
 def _try(stand: Stand, shot: Shot, finish: bool, silence: float) -> Outcome:
-    outcome = Outcome(shot.verb.name, shot.point, shot.signal, limit=silence + SLACK)
+    outcome = Outcome(shot.verb.name, shot.point, shot.signal, limit=silence + stand.slack)
     try:
         shot.verb.prepare(stand)
         if shot.slow is not None:

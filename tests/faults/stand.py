@@ -31,6 +31,9 @@ SILENCE, PATIENT_SILENCE = 3.0, 15.0
 """habitat_silence of a run that is going to be cut off: as short as a quiet machine allows, so that its guard does not
 wait for long; and as long as it is by default."""
 
+SLACK = 5.0
+"""Seconds that a guard may need, beyond its silence, to have the API answer again."""
+
 HEALTH_DEADLINE = 5
 
 _PLAYS_PER_RUN = 7
@@ -121,7 +124,7 @@ class Stand(Operator):
         self.backups = runtime / "backups"
         self.kept_backups = self.folder / "backups-of-05"
         self.references: dict[str, list[str]] = {}
-        self.silence = SILENCE
+        self.silence, self.slack = SILENCE, SLACK
         self.run_seconds = 0.0
         stack = self.stack
         self.clients = Clients(stack.health_urls, [stack.owner_password, stack.app_password])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils import run_lock
 from ansible_collections.habitat.runbook.plugins.module_utils.inputs import new_run_id
 
 from tests.faults.shots import Outcome
-from tests.faults.stand import Stand
+from tests.faults.stand import Stand, wait_for
 
 
 def rounds(stand: Stand, starters: int, count: int) -> Outcome:
@@ -24,6 +25,9 @@ def rounds(stand: Stand, starters: int, count: int) -> Outcome:
         outcome.expect(won == 1, f"round {number}: {won} of {starters} have the lock")
     left = [path.name for path in stand.runs.glob("2*")]
     outcome.expect(not left, f"folders are left: {left[:2]}")
+    with contextlib.suppress(AssertionError):
+        # Those that did not get the lock have answered, and are about to end.
+        wait_for(lambda: not stand.guards(), "guards end", 60)
     outcome.expect(not stand.guards(), "guards are left")
     outcome.seconds = time.monotonic() - begun
     return outcome
@@ -36,7 +40,9 @@ def _connect(stand: Stand) -> dict[str, Any]:
 
 def _round(stand: Stand, starters: int, outcome: Outcome) -> int:
     together = threading.Barrier(starters)
-    ids = [new_run_id() for _ in range(starters)]
+    ids: set[str] = set()
+    while len(ids) < starters:
+        ids.add(new_run_id())
 
     def start(run_id: str) -> dict[str, Any] | None:
         run = {"id": run_id, "env": "local", "database": "habitat", "host": "here", "operator": "somebody"}

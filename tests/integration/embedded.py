@@ -93,7 +93,7 @@ def call(url: str, body: bytes | dict | None = None) -> tuple[int, dict]:
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     request = urllib.request.Request(url, data)  # noqa: S310 - the addresses are our own
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

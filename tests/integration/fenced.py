@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -33,6 +30,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.window import wind
 
 from demo.embedded import postgres
 from tests.conftest import Cluster, _start
+from tests.integration import module_process
 from tests.waiting import wait_for
 
 RUN, NEXT_RUN = "20261122t100211z-k3f", "20261122t110211z-b7q"
@@ -44,7 +42,6 @@ GRANT pg_read_all_stats, pg_signal_backend TO {quoted(OWNER)}"""
 ACL = """
 SELECT a.grantee::regrole::text, a.grantor::regrole::text, a.privilege_type, a.is_grantable
 FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = %s"""
-MODULES = "ansible_collections.habitat.runbook.plugins.modules"
 # A client that was let in sleeps so long before anybody can see it in pg_stat_activity.
 LATE = "-c post_auth_delay=2"
 _serial = itertools.count(1)
@@ -65,7 +62,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -180,22 +177,14 @@ class Place:
         login = {"login_user": OWNER, "login_unix_socket": str(self.server.folder), "login_db": self.database}
         given = {**login, "env": "local", "run_id": RUN, "run_dir": str(self.run_dir), **options}
         given = {option: value for option, value in given.items() if value is not None}
-        done = subprocess.run(
-            [sys.executable, "-m", f"{MODULES}.{name}"],
-            input=json.dumps({"ANSIBLE_MODULE_ARGS": {**given, "_ansible_check_mode": check}}),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-        assert done.stderr == ""
-        return json.loads(done.stdout)
+        return module_process.run(name, check, **given)
 
     def remove(self) -> None:
         for folder in self.locked:
             pid = run_folder.guard_pid(folder)
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         with self.admin() as admin:
             for copy in list_copies(admin, self.database):
                 admin.execute(f"DROP DATABASE {quoted(copy.name)} WITH (FORCE)")

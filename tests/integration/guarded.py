@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+import xmlrpc.client
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from typing import Any
 import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_folder, run_lock
+from supervisor.xmlrpc import SupervisorTransport
 
 from tests.conftest import Cluster
+from tests.integration import module_process
 from tests.waiting import wait_for
 
-MODULES = "ansible_collections.habitat.runbook.plugins.modules"
 NAMES = ["habitat:api", "habitat:worker"]
 API = """
 import http.server, sys
@@ -77,7 +80,7 @@ class Application:
     """An API with an address and a worker, under Supervisor."""
 
     def __init__(self, worker: str = "/bin/sleep 100000") -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="hgu-"))
+        self.folder, self.stubborn = Path(tempfile.mkdtemp(prefix="hgu-")), worker == STUBBORN
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -92,10 +95,21 @@ class Application:
         program = Path(sys.executable).with_name("supervisord")
         self.process = subprocess.Popen([program, "-n", "-s", "-c", str(self.folder / "conf")])
         wait_for(self.answers)
+        if self.stubborn:
+            wait_for(self._ignores_sigterm)
+
+    def _ignores_sigterm(self) -> bool:
+        """Whether the worker has come so far; its status has a mask of the signals that it ignores, see proc(5)."""
+        for one in self._processes():
+            if one["name"] == "worker" and one["pid"]:
+                lines = Path(f"/proc/{one['pid']}/status").read_text().splitlines()
+                ignored = next(line.split()[1] for line in lines if line.startswith("SigIgn:"))
+                return bool(int(ignored, 16) >> (signal.SIGTERM - 1) & 1)
+        return False
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=120)
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(self.url, timeout=2) as answer:  # noqa: S310
@@ -103,9 +117,16 @@ class Application:
         return False
 
     def running(self) -> list[str]:
-        command = [str(Path(sys.executable).with_name("supervisorctl")), "-s", self.manager["server_url"], "status"]
-        lines = subprocess.run(command, text=True, capture_output=True, check=False).stdout.splitlines()
-        return [line.split()[0] for line in lines if "RUNNING" in line]
+        return [f"{one['group']}:{one['name']}" for one in self._processes() if one["statename"] == "RUNNING"]
+
+    def _processes(self) -> list[dict[str, Any]]:
+        """What Supervisor tells of them; nothing while it does not answer."""
+        server = xmlrpc.client.ServerProxy(
+            "http://localhost", SupervisorTransport(None, None, self.manager["server_url"])
+        )
+        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+            return server.supervisor.getAllProcessInfo()  # type: ignore[return-value]
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -119,24 +140,9 @@ def one_application() -> Iterator[Application]:
 @pytest.fixture
 def application(one_application: Application) -> Application:
     """It runs and answers."""
-    module("services", state="started", names=NAMES, **one_application.manager)
+    module_process.run("services", state="started", names=NAMES, **one_application.manager)
     wait_for(one_application.answers)
     return one_application
-
-
-def module(name: str, check: bool = False, /, **options: Any) -> dict[str, Any]:
-    """What a module answers as Ansible runs it."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"{MODULES}.{name}"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check}}),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.stderr == "", done.stderr
-    return json.loads(done.stdout)
 
 
 class Ground:
@@ -193,7 +199,7 @@ class Ground:
 
     def services(self, application: Application, state: str, run_id: str = "run-1", **more: Any) -> dict[str, Any]:
         given = {"names": NAMES, "run_dir": str(self.folder(run_id)), **application.manager, **more}
-        return module("services", state=state, **given)
+        return module_process.run("services", state=state, **given)
 
     def login(self, run_id: str) -> dict[str, Any]:
         """Options of every module that connects."""
@@ -202,7 +208,7 @@ class Ground:
 
     def recover(self, state: str = "settled", check: bool = False, **more: Any) -> dict[str, Any]:
         given = {"state_dir": str(self.state_dir), "operator": "bob", **self.login("run-9"), **more}
-        return module("run_recovery", check, state=state, **given)
+        return module_process.run("run_recovery", check, state=state, **given)
 
     def kept(self, run_id: str = "run-1") -> Path:
         return self.state_dir / run_folder.REPORTS / run_id
@@ -221,14 +227,15 @@ class Ground:
         wait_for(lambda: self.guard(run_id) is None)
 
     def is_over(self, run_id: str = "run-1") -> bool:
-        wait_for(lambda: self.guard(run_id) is None)
-        return self.held() is None
+        wait_for(lambda: self.guard(run_id) is None and self.held() is None)
+        return True
 
     def remove(self) -> None:
         for folder in self.state_dir.iterdir() if self.state_dir.exists() else ():
             pid = run_folder.guard_pid(folder)
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         for process in self.started:
             process.kill()
             process.wait()

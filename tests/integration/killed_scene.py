@@ -97,7 +97,7 @@ class Server:
 
     def remove(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=120)
         shutil.rmtree(self.folder)
 
 

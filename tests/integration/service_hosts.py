@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +14,9 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils.services import ServiceError
 from ansible_collections.habitat.runbook.plugins.modules.services import work
 
+from tests.integration.module_process import MODULES, begin, finish
+
 REPOSITORY = Path(__file__).parents[2]
-MODULE = "ansible_collections.habitat.runbook.plugins.modules.services"
 DEFAULTS: dict[str, Any] = {
     **{"state": "read", "scope": "system", "log_lines": 0},
     **{name: None for name in ("log_since", "server_url", "folder", "file", "run_dir")},
@@ -66,15 +65,5 @@ def services(check: bool = False, **options: Any) -> dict[str, Any]:
 
 def module(*command: str, check: bool = False, **options: Any) -> dict[str, Any]:
     """What the module answers as Ansible runs it; ``command`` starts Python where that is done."""
-    done = subprocess.run(
-        [*(command or (sys.executable,)), "-m", MODULE],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": check}}),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.stderr == "", done
-    answer = json.loads(done.stdout)
-    assert answer.get("failed", False) == bool(done.returncode), done
-    return answer
+    program = [*(command or (sys.executable,)), "-m", f"{MODULES}.services"]
+    return finish(begin(program, {**options, "_ansible_check_mode": check}))

@@ -14,7 +14,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 
 from demo.embedded import postgres
-from tests.integration.test_backup_module import run as run_module
+from tests.integration.module_process import run as run_module
 
 RUNS = [f"202611{day:02d}t100211z-k3f" for day in range(1, 10)]
 NOW = "20261122t100211z-k3f"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from ansible_collections.habitat.runbook.plugins.module_utils import (
     client_programs,
     dump,
     restore,
+    table_counts,
 )
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError, quoted
 
 from demo.embedded import postgres
+from tests.integration.backing_up import names
 from tests.integration.contained import (  # noqa: F401 - fixtures among them
     ID,
     RUN,
@@ -27,7 +30,7 @@ from tests.integration.contained import (  # noqa: F401 - fixtures among them
     path,
     server,
 )
-from tests.integration.test_backup_module import names
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -77,6 +80,29 @@ def test_a_backup_restored_and_compared(server, hidden, tmp_path):
     assert names(tmp_path / "b") == [f"{ID}.dump", f"{ID}.globals.sql", f"{ID}.json"]
     done = restored(server, hidden, tmp_path / "b", told)
     assert (done.differences, done.warnings, done.rows) == ([], [], 1047)
+
+
+def test_a_dump_that_is_begun_anew_has_nothing_of_the_one_before(server, hidden, tmp_path, monkeypatch):
+    """Somebody changes a table between the end of pg_dump and the session that counts."""
+    truncating = threading.Thread(
+        target=server.admin, args=("TRUNCATE slow; INSERT INTO slow VALUES (2), (3)", "habitat"), daemon=True
+    )
+    waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'test' AND wait_event_type = 'Lock'"
+
+    def late(*given, **more):
+        if truncating.ident is None:
+            dump_file = tmp_path / "b" / f"{ID}.dump.part"
+            wait_for(lambda: dump_file.stat().st_size > 5_000_000 and not server.processes())
+            truncating.start()
+            wait_for(lambda: server.admin(waits))
+        return client_programs.reopened(*given, **more)
+
+    monkeypatch.setattr(table_counts, "reopened", late)
+    told = take(server, tmp_path / "b")
+    truncating.join(60)
+    assert told["tables"]["public.slow"]["rows"] == 2
+    done = restored(server, hidden, tmp_path / "b", told)
+    assert (done.differences, done.warnings) == ([], [])
 
 
 @pytest.mark.skipif(not HOST_15.exists(), reason=f"needs the programs in {HOST_15}")

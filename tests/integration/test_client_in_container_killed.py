@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import copies, dump
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 
+from tests.integration.backing_up import names
 from tests.integration.contained import (  # noqa: F401 - fixtures among them
     CANARY,
     ID,
@@ -26,7 +26,8 @@ from tests.integration.contained import (  # noqa: F401 - fixtures among them
     path,
     server,
 )
-from tests.integration.test_backup_module import Sampler, finish, names
+from tests.integration.module_process import finish, start
+from tests.integration.test_backup_module import Sampler
 from tests.waiting import wait_for
 
 # ruff: noqa: F811
@@ -39,21 +40,6 @@ pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
 def options(server, path, tmp_path) -> dict:
     where = {"login_db": "habitat", "login_user": "keeper", "login_password": CANARY, "container": server.compose}
     return {**where, "run_id": RUN, "env": "local", "backup_dir": str(tmp_path / "b")}
-
-
-def start(module: str, **options) -> subprocess.Popen[str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"ansible_collections.habitat.runbook.plugins.modules.{module}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": options}))
-    process.stdin.close()
-    return process
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import bridge, container
 from ansible_collections.habitat.runbook.plugins.module_utils.docker import DockerError
 
+from tests.integration.module_process import begin, finish
 from tests.waiting import wait_for
 
 # They need a Docker engine, and their time goes to containers.
@@ -54,18 +55,9 @@ def docker(*arguments: str) -> str:
 def module(folder: Path, service: str, login_user: str = "postgres", **options: str) -> dict[str, Any]:
     where = {"folder": str(folder), "file": "compose.yml", "service": service}
     given = {"login_db": "postgres", "login_user": login_user, "container": where, **options}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-    done = subprocess.run(
-        [sys.executable, "-c", MODULE],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": given}),
-        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert done.stderr == "", done
-    assert SECRET not in done.stdout and json.dumps(SECRET)[1:-1] not in done.stdout
-    return json.loads(done.stdout)
+    answer = finish(begin([sys.executable, "-c", MODULE], given))
+    assert json.dumps(SECRET)[1:-1] not in json.dumps(answer)
+    return answer
 
 
 @dataclasses.dataclass(frozen=True)

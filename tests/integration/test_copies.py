@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import copies
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
+
+from tests.waiting import wait_for
 
 RUN = "20261122t100211z-k3f"
 LATER = "20261122t110211z-b7q"
@@ -66,16 +71,16 @@ def test_clients_that_reconnect_fifty_times_a_second_do_not_stop_it(cluster, adm
     name = incoming(cluster, admin, database)
     stop, connected = threading.Event(), []
 
-    def reconnect() -> None:
+    def reconnect(seconds: float) -> None:
         while not stop.is_set():
             try:
                 with cluster.connect(database) as client:
                     connected.append(client.execute("SELECT mark FROM mark").fetchone()[0])
-                    client.execute("SELECT pg_sleep(0.02)")
+                    client.execute("SELECT pg_sleep(%s)", [seconds])
             except psycopg.Error:
                 time.sleep(0.01)
 
-    clients = [threading.Thread(target=reconnect) for _ in range(4)]
+    clients = [threading.Thread(target=reconnect, args=(seconds,)) for seconds in (0.02, 0.02, 0.02, 0.1)]
     for client in clients:
         client.start()
     try:
@@ -167,6 +172,50 @@ def test_killed_at_any_moment_it_is_whole_or_nothing(cluster, admin, database):
             admin.execute(f'ALTER DATABASE "{database}" RENAME TO "{name}"')
             admin.execute(f'ALTER DATABASE "{kept}" RENAME TO "{database}"')
     assert "live" in seen
+
+
+@pytest.fixture
+def nobody_confirms(cluster):
+    """COMMIT waits for a standby that never comes, except in sessions that do not want one."""
+    with cluster.connect() as session:
+        session.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        session.execute("SELECT pg_reload_conf()")
+        wait_for(lambda: _setting(cluster, "synchronous_standby_names") == "nobody")
+        # The checkpointer decides whether COMMIT waits.
+        session.execute("CHECKPOINT")
+        yield
+        session.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        session.execute("SELECT pg_reload_conf()")
+
+
+def _setting(cluster, name: str) -> str:
+    with cluster.connect() as session:
+        return session.execute("SELECT current_setting(%s)", [name]).fetchone()[0]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_taken_for_none(cluster, admin, database, nobody_confirms):
+    """The server goes on with it, and does not know that nobody listens any more."""
+    admin.execute("SET synchronous_commit = local")
+    name, opened = copies.copy_name(database, copies.RESTORE, RUN), []
+    admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+
+    def connect():
+        opened.append(cluster.connect())
+        return opened[-1]
+
+    with ThreadPoolExecutor(1) as aside:
+        swapped = aside.submit(copies.swap, connect, database, name, RUN)
+        wait_for(lambda: opened)
+        renamer = opened[0].info.backend_pid
+        waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
+        try:
+            wait_for(lambda: admin.execute(waits, [renamer]).fetchone())
+            with socket.socket(fileno=os.dup(opened[0].fileno())) as link:
+                link.shutdown(socket.SHUT_RDWR)
+        except BaseException:
+            admin.execute("SELECT pg_terminate_backend(%s)", [renamer])
+            raise
+        assert swapped.result().kept_as == f"{database}_before_{RUN}"
 
 
 def test_a_restore_point_is_the_database_and_only_half_made_copies_are_dropped(cluster, admin, database):

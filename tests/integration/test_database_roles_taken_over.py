@@ -23,6 +23,7 @@ from tests.integration.two_roles import (  # noqa: F401 - fixtures among them
     refused,
     server,
 )
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -105,10 +106,18 @@ def test_what_the_first_superuser_owns_goes_also_when_another_one_is_connected(s
     assert result["altered"] == ["database habitat to h_owner", "table public.t to h_owner"]
 
 
+def nobody_left(admin) -> None:
+    """The server notices a moment later that a session was closed."""
+    there = """SELECT FROM pg_stat_activity WHERE datname = 'habitat' AND backend_type = 'client backend'
+               AND application_name NOT LIKE 'runbook%'"""
+    wait_for(lambda: not admin.execute(there).fetchall())
+
+
 def test_objects_of_others_stay_and_are_named(server, admin, ensure):
     made(admin, "CREATE ROLE other LOGIN", "CREATE DATABASE habitat", "GRANT CREATE ON DATABASE habitat TO other")
     with server.connect("habitat") as session:
         session.execute("SET SESSION AUTHORIZATION other; CREATE SCHEMA theirs; CREATE TABLE theirs.t ()")
+    nobody_left(admin)
     (note,) = ensure()["notes"]
     assert note == "schema theirs, table theirs.t: belongs to other and stays so; migrations cannot change it"
 
@@ -165,6 +174,7 @@ def test_objects_are_not_taken_from_under_an_application_at_work(server, admin, 
             "stop the services and run this again, or set habitat_bootstrap_take_over: false"
         )
         assert admin.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone() == (0,)
+    nobody_left(admin)
     assert "table public.t to h_owner" in ensure()["altered"]
 
 

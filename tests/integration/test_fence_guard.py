@@ -78,7 +78,7 @@ def fall_silent(place: Place) -> None:
 
 @pytest.mark.parametrize("end", [end_by_sigterm, be_cancelled, fall_silent])
 def test_the_end_of_a_run_opens(place, end):
-    place.lock(silence=2 if end is fall_silent else 120)
+    place.lock(silence=6 if end is fall_silent else 120)
     before = place.acl()
     place.close()
     end(place)

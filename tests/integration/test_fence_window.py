@@ -66,7 +66,7 @@ def test_who_was_let_in_a_moment_before_is_waited_for(place):
         with place.window(drain=20.0) as alone:
             assert alone.refusal is None
             before = place.count()
-            client.join(20)
+            client.join(60)
             assert place.count() == before == len(wrote)
 
 
@@ -75,7 +75,8 @@ def test_who_does_not_come_in_is_a_refusal(place):
 
     def late() -> None:
         with contextlib.suppress(psycopg.Error):
-            place.connect(APP, options=LATE).close()
+            # Longer than others need: a window is opened and refused meanwhile.
+            place.connect(APP, options="-c post_auth_delay=8").close()
 
     with place.connect() as owner:
         client = threading.Thread(target=late)
@@ -87,7 +88,7 @@ def test_who_does_not_come_in_is_a_refusal(place):
             assert alone.refusal.found == f"pid {pid}"
     assert not place.closed()
     assert place.may_connect(APP)
-    client.join(20)
+    client.join(60)
 
 
 def test_a_fence_that_cannot_be_closed_is_a_refusal(place):
@@ -122,8 +123,8 @@ def test_a_writer_at_work_is_a_refusal_and_one_that_is_idle_is_ended(place):
     place.lock()
     with place.connect(APP) as idle, place.connect(APP) as busy:
         busy.execute("BEGIN; SELECT 1")
-        with place.window(drain=0.5) as alone:
-            assert alone.refusal.what == "1 session of the stopped services still connected after 0 s"
+        with place.window(drain=3.0) as alone:
+            assert alone.refusal.what == "1 session of the stopped services still connected after 3 s"
             with pytest.raises(psycopg.OperationalError):
                 idle.execute("SELECT 1")
         assert place.may_connect(APP)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
-import subprocess
-import tempfile
 from pathlib import Path
 
 import psycopg
@@ -16,11 +12,10 @@ from ansible_collections.habitat.runbook.plugins.module_utils.client_programs im
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import READ, BackupError
 
 from demo.embedded import postgres
+from tests import servers
 from tests.conftest import Cluster
-from tests.waiting import wait_for
 
 BIN = str(postgres.BIN)
-OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
 RUN = "20261122t100261z-k3f"
 HOW = dump.How(bin_dir=BIN, proof=READ)
 ROLES = ("fid_own", "fid_member", "fid_other", "fid_third", "fid_noinherit")
@@ -267,29 +262,10 @@ class Ground:
         return "; ".join(done.differences)
 
 
-@contextlib.contextmanager
-def server_of_15():
-    if not OLD_SERVER.exists():
-        pytest.skip(f"needs a server in {OLD_SERVER}")
-    folder = Path(tempfile.mkdtemp(prefix="habitat-pg-"))
-    postgres.init_cluster(folder / "data", "postgres", programs=OLD_SERVER)
-    options = ["-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
-    with (folder / "log").open("wb") as log:
-        command = postgres.server_command("postgres", *options, programs=OLD_SERVER)
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    cluster = Cluster(folder, 5432, server.pid)
-    try:
-        wait_for(cluster.answers)
-        yield cluster
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
-        shutil.rmtree(folder)
-
-
 @pytest.fixture(scope="module", params=["own", pytest.param("15", marks=pytest.mark.matrix)])
 def server(request, cluster):
-    with server_of_15() if request.param == "15" else contextlib.nullcontext(cluster) as running:
+    own = contextlib.nullcontext((cluster, None))
+    with servers.running(15) if request.param == "15" else own as (running, _):
         with running.connect() as admin:
             newer = admin.info.server_version >= 160000
             admin.execute("SET allow_in_place_tablespaces = on")

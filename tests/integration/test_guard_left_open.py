@@ -22,7 +22,6 @@ from tests.integration.guarded import (  # noqa: F401 - fixtures among them
     Ground,
     application,
     ground,
-    module,
     one_application,
 )
 from tests.waiting import wait_for
@@ -81,8 +80,7 @@ def test_a_guard_that_is_told_to_end_while_it_takes_the_lock_leaves_nothing(grou
         os.kill(cluster.pid, signal.SIGSTOP)
         try:
             taken = aside.submit(ground.take)
-            wait_for(lambda: _connects(ground.guard()))
-            os.kill(ground.guard() or 0, signal.SIGTERM)
+            os.kill(wait_for(lambda: connecting(ground)), signal.SIGTERM)
         finally:
             os.kill(cluster.pid, signal.SIGCONT)
         assert taken.result() is None
@@ -91,13 +89,18 @@ def test_a_guard_that_is_told_to_end_while_it_takes_the_lock_leaves_nothing(grou
     assert not (ground.kept() / "report.json").exists()
 
 
-def _connects(pid: int | None) -> bool:
-    """Whether a guard has a socket, which can be that to the server only."""
+def connecting(ground: Ground) -> int | None:
+    """The guard, once it has a socket, which can be that to the server only."""
+    pid = ground.guard()
+    # In a scope of systemd's that comes first, with the same arguments.
+    with contextlib.suppress(OSError):
+        if not pid or Path(f"/proc/{pid}/comm").read_text().startswith("systemd-run"):
+            return None
     found = []
-    for link in Path(f"/proc/{pid or 0}/fd").glob("*"):
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
         with contextlib.suppress(FileNotFoundError):
             found.append(str(link.readlink()))
-    return any(name.startswith("socket:") for name in found)
+    return pid if any(name.startswith("socket:") for name in found) else None
 
 
 def test_what_is_still_stopping_is_not_taken_for_running(ground):
@@ -139,11 +142,21 @@ def test_a_lock_that_the_guards_own_lost_session_still_has_is_taken_over(ground,
     ground.take()
     name, key = lock_session.lock_application_name("run-1"), lock_session.lock_key(ground.database)
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND pid <> pg_backend_pid()"
-    with cluster.connect() as admin, cluster.connect(application_name=name) as left:
+    queued = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
+    with (
+        cluster.connect() as admin,
+        cluster.connect(application_name=name) as left,
+        ThreadPoolExecutor() as aside,
+    ):
         (first,) = (pid for (pid,) in admin.execute(query, [name]) if pid != left.info.backend_pid)
-        admin.execute("SELECT pg_terminate_backend(%s, 10000)", [first])
-        left.execute("SELECT pg_advisory_lock(%s, %s)", [lock_session.LOCK_CLASS, key])
-        wait_for(lambda: (ground.held() or {}).get("operator"))
+        # Who waits for it already gets it before the guard comes back.
+        aside.submit(left.execute, "SELECT pg_advisory_lock(%s, %s)", [lock_session.LOCK_CLASS, key])
+        try:
+            wait_for(lambda: admin.execute(queued, [left.info.backend_pid]).fetchone())
+            admin.execute("SELECT pg_terminate_backend(%s, 10000)", [first])
+            wait_for(lambda: (ground.held() or {}).get("operator"))
+        finally:
+            left.cancel_safe()
         assert ground.guard()
         assert ground.held()["run_id"] == "run-1"
 

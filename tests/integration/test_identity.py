@@ -28,7 +28,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.restore import res
 from ansible_collections.habitat.runbook.plugins.module_utils.written_since import count_written
 
 from demo.embedded import postgres
-from tests.integration.test_backup_module import run as run_module
+from tests.integration.module_process import run as run_module
 
 RUN_ID = "20261122t100251z-k3f"
 STAGING = Run(RUN_ID, "alice", environment="staging")

@@ -17,7 +17,7 @@ from demo.images import __main__ as images
 from tests.waiting import wait_for
 
 POSTGRES, APP, NODE = "habitat-demo/postgres:15", "habitat-demo/app:1", "habitat-demo/node:1"
-DEADLINE = 60
+DEADLINE = 300
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("engine")]
 

@@ -19,7 +19,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.bundle_writer impo
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_folder import read_schema
 
 from demo.embedded import postgres
-from tests.integration.guarded import MODULES, Ground, ground, module  # noqa: F401 - a fixture
+from tests.integration import module_process
+from tests.integration.guarded import Ground, ground  # noqa: F401 - a fixture
+from tests.integration.module_process import MODULES, begin
 from tests.waiting import wait_for
 
 # ruff: noqa: F811
@@ -40,7 +42,7 @@ class Jobs:
         return {**self.ground.login(RUN), **where, **more}
 
     def backup(self, wait: float | None, check: bool = False, **more: Any) -> dict[str, Any]:
-        return module("database_backup", check, wait=wait, **self.backup_options(**more))
+        return module_process.run("database_backup", check, wait=wait, **self.backup_options(**more))
 
     def migrate(self, sql: str, **more: Any) -> dict[str, Any]:
         schema, plan = self.folder / "schema", self.folder / "plan"
@@ -48,10 +50,10 @@ class Jobs:
         (schema / "01_x.sql").write_text(sql)
         write_bundle(plan, read_schema(schema).migrations)
         given = {"schema_dir": str(schema), "plan": str(plan), "run_dir": str(self.run_dir), **more}
-        return module("schema_migrations", **self.ground.login(RUN), **given)
+        return module_process.run("schema_migrations", **self.ground.login(RUN), **given)
 
     def look(self, name: str, wait: float = 60) -> dict[str, Any]:
-        return module("job", name=name, wait=wait, run_dir=str(self.run_dir), **self.ground.login(RUN))
+        return module_process.run("job", name=name, wait=wait, run_dir=str(self.run_dir), **self.ground.login(RUN))
 
 
 @pytest.fixture
@@ -94,20 +96,16 @@ def test_what_takes_longer_goes_on_without_its_first_process(run):
     assert said[1:] == [("intent", "BACKUP"), ("done", "BACKUP")]
 
 
+def step_at_work(run: Jobs) -> int | None:
+    """The process of the step that is at work; it says its number a moment after it has begun."""
+    return run_folder.read_step(run.run_dir).get("pid") if run_folder.at_work(run.run_dir) else None
+
+
 def test_it_goes_on_when_the_first_process_is_killed(run):
     with in_the_way(run.ground):
-        first = subprocess.Popen(
-            [sys.executable, "-m", f"{MODULES}.database_backup"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            text=True,
-            start_new_session=True,
-        )
-        assert first.stdin
-        first.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": run.backup_options(wait=600)}))
-        first.stdin.close()
-        wait_for(lambda: run_folder.at_work(run.run_dir))
+        command = [sys.executable, "-m", f"{MODULES}.database_backup"]
+        first = begin(command, run.backup_options(wait=600), start_new_session=True)
+        wait_for(lambda: step_at_work(run))
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         assert run_folder.read_step(run.run_dir)["pid"] != first.pid
@@ -118,8 +116,7 @@ def test_it_goes_on_when_the_first_process_is_killed(run):
 def test_a_job_that_is_killed_is_told_as_ended_from_outside(run):
     with in_the_way(run.ground):
         assert run.backup(wait=0)["running"] == "backup"
-        wait_for(lambda: run_folder.at_work(run.run_dir))
-        os.killpg(run_folder.read_step(run.run_dir)["pid"], signal.SIGKILL)
+        os.killpg(wait_for(lambda: step_at_work(run)), signal.SIGKILL)
         told = run.look("backup")["result"]
     assert told == {
         "failed": True,
@@ -159,7 +156,7 @@ def test_a_failure_is_relayed(run):
 def test_without_a_run_or_a_wait_or_in_check_mode_there_is_no_job(run, wait, check, run_dir):
     more = {} if run_dir else {"run_dir": None}
     given = {name: value for name, value in run.backup_options(wait=wait, **more).items() if value is not None}
-    assert module("database_backup", check, **given)["backup"]["id"] == f"local-{RUN}"
+    assert module_process.run("database_backup", check, **given)["backup"]["id"] == f"local-{RUN}"
     assert list(run.run_dir.glob("job-*")) == []
 
 

@@ -49,6 +49,15 @@ def only(found: list[dict]) -> dict:
     return one
 
 
+def built(found: list[dict]) -> dict | None:
+    """The index that is being built; at first that is about to begin."""
+    return next((one for one in found if one.get("doing", "").startswith("building index")), None)
+
+
+def blocked(found: list[dict]) -> dict | None:
+    return next((one for one in found if one["waits"] and one["blockers"]), None)
+
+
 def test_nothing_is_told_of_sessions_that_do_nothing_and_of_others(ours, connection):
     assert read_progress(connection, "run-1") == []
     with working(ours, "SELECT pg_sleep(600)"):
@@ -81,10 +90,9 @@ def test_a_table_that_is_filled_has_no_total(ours, connection):
 def test_an_index_that_is_built(ours, connection):
     ours.execute(SLOW)
     with working(ours, "CREATE INDEX members_slow ON members (slow(i))"):
-        wait_for(lambda: any(one["kind"] == "index" for one in read_progress(connection, "run-1")))
-        found = only(read_progress(connection, "run-1"))
+        found = wait_for(lambda: built(read_progress(connection, "run-1")))
     assert found["what"] == "CREATE INDEX members_slow ON members (slow(i))"
-    assert found["doing"].startswith("building index")
+    assert found["kind"] == "index"
     assert found["unit"] == "blocks"
 
 
@@ -92,8 +100,7 @@ def test_a_statement_that_waits_names_who_is_in_its_way(ours, connection, ground
     with ground.cluster.connect(ground.database, application_name="metabase") as other, other.transaction():
         other.execute("LOCK TABLE members")
         with working(ours, "TRUNCATE members"):
-            wait_for(lambda: (read_progress(connection, "run-1") or [{}])[0].get("blockers"))
-            found = only(read_progress(connection, "run-1"))
+            found = wait_for(lambda: blocked(read_progress(connection, "run-1")))
         assert found["blockers"] == [f"{other.info.backend_pid} metabase"]
     assert (found["kind"], found["what"], found["waits"]) == ("statement", "TRUNCATE members", True)
     assert found["seconds"] >= 0

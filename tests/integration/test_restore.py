@@ -14,6 +14,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import qu
 from tests.integration import habitat
 from tests.integration.restoring import HOW, ID, RUN, Bench, bench, owner  # noqa: F401 - fixtures among them
 from tests.integration.test_database_backup import RICH
+from tests.waiting import wait_for
 
 # ruff: noqa: F811
 
@@ -40,7 +41,7 @@ def test_the_round_trip(cluster, bench, connection):
     with cluster.connect(bench.copy) as session:
         assert session.execute("SELECT count(*) FROM pg_stats WHERE tablename = 'members'").fetchone()[0] > 5
         assert properties_module.read_properties(session, bench.copy) == manifest["database"]["properties"]
-    assert bench.sessions() == []
+    wait_for(lambda: not bench.sessions())
 
 
 def test_the_round_trip_as_the_owner(bench, connection, owner):

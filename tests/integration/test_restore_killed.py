@@ -189,7 +189,7 @@ def test_the_session_that_renames_is_ended(scene, moment):
     """The run lives on and has to tell what became of it."""
     with held_up(scene, moment) as (run, process, pid):
         assert scene.ask("SELECT pg_terminate_backend(%s)", pid) == [(True,)]
-        said, error = process.communicate(timeout=60)
+        said, error = process.communicate(timeout=170)
         assert scene.look(run) == (moment == "commit")
     if moment == "commit":
         assert (said, error) == ("done\n", "")
@@ -204,7 +204,7 @@ def test_the_server_is_killed_during_the_swap(scene, moment):
     with held_up(scene, moment) as (run, process, _):
         scene.server.kill()
         scene.server.start()
-        said, error = process.communicate(timeout=90)
+        said, error = process.communicate(timeout=170)
         swapped = scene.look(run)
     assert swapped or moment != "commit"
     if "does not answer" not in error:
@@ -218,7 +218,7 @@ def test_the_server_is_killed_during_the_restore(scene):
         wait_for(lambda: any("CREATE INDEX slow" in query for _, query in scene.sessions(run)))
         scene.server.kill()
         scene.server.start()
-        said, error = process.communicate(timeout=90)
+        said, error = process.communicate(timeout=170)
     assert (process.returncode, said, error.count("\n")) == (1, "restore\n", 1)
     assert error.startswith(f"backup {scene.told['id']} could not be restored into database {incoming(run)}: ")
     assert not scene.look(run)
@@ -274,7 +274,7 @@ def test_the_disk_of_the_server_is_full(scene):
     with small_disk(scene) as (small, folder):
         run = next_id()
         with small.start(run) as process:
-            said, error = process.communicate(timeout=90)
+            said, error = process.communicate(timeout=170)
         assert (process.returncode, said) == (1, "restore\n")
         assert "a disk is full, the database server's or this host's; make room\n" in error
         assert error.count("\n") == 1

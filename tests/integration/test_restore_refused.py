@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import client_programs, restore
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import quoted
 
-from demo.embedded import postgres
-from tests.conftest import Cluster
+from tests import servers
 from tests.integration.restoring import BIN, ID, Bench, bench, owner  # noqa: F401 - fixtures among them
-from tests.waiting import wait_for
 
 # ruff: noqa: F811
-
-OLD_SERVER = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "replaced", "cut", "gone"])
@@ -84,25 +75,12 @@ def test_names_of_databases(bench, connection, name):
 @pytest.fixture
 def older(tmp_path):
     """A bench on a server of PostgreSQL 15, with the programs of the version that the tests run on."""
-    if not OLD_SERVER.exists() or restore.major(client_programs.find_tools(BIN, 150000).version) < 17:
-        pytest.skip(f"needs a server in {OLD_SERVER} and programs of version 17 or later")
-    folder = Path(tempfile.mkdtemp(prefix="habitat-pg-"))
-    postgres.init_cluster(folder / "data", "postgres", programs=OLD_SERVER)
-    options = ["-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
-    with (folder / "log").open("wb") as log:
-        command = postgres.server_command("postgres", *options, programs=OLD_SERVER)
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    cluster = Cluster(folder, 5432, server.pid)
-
-    try:
-        wait_for(cluster.answers)
+    if restore.major(client_programs.find_tools(BIN, 150000).version) < 17:
+        pytest.skip("needs programs of version 17 or later")
+    with servers.running(15) as (cluster, _):
         bench = Bench(cluster, tmp_path / "backups", "original")
         bench.execute("CREATE DATABASE original", "postgres")
         yield bench
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
-        shutil.rmtree(folder)
 
 
 def test_programs_newer_than_the_server(older):

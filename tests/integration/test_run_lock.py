@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils import lock_session, run_folder, run_lock
 
-from tests.integration.guarded import Ground, ground, module  # noqa: F401 - a fixture
+from tests.integration import module_process
+from tests.integration.guarded import Ground, ground  # noqa: F401 - a fixture
 from tests.waiting import wait_for
 
 # ruff: noqa: F811
@@ -76,12 +77,12 @@ def test_it_is_gone_when_the_guard_is_killed(ground):
 
 def test_the_life_of_whoever_started_it_counts_for_nothing(ground):
     """A step is a process that ends before the next one begins; so may be the controller that starts them."""
-    told = module("run_lock", run_dir=str(ground.folder()), operator="alice", **ground.login("run-1"))
+    told = module_process.run("run_lock", run_dir=str(ground.folder()), operator="alice", **ground.login("run-1"))
     assert told["held"] is True
     assert ground.guard()
     assert (ground.held() or {})["run_id"] == "run-1"
     assert os.getsid(ground.guard()) == ground.guard(), "it is in no session that somebody else ends"
-    told = module("run_lock", state="absent", run_dir=str(ground.folder()), **ground.login("run-1"))
+    told = module_process.run("run_lock", state="absent", run_dir=str(ground.folder()), **ground.login("run-1"))
     assert (told["held"], told["ended"], told["probes"]["asked"]) == (False, None, 0)
     assert not ground.folder().exists()
 

@@ -44,7 +44,7 @@ services:
   slow:
     <<: *service
     scale: 2
-    command: [sh, -c, "trap 'echo ending; sleep 2; echo ended; exit 0' TERM; while :; do sleep 0.1; done"]
+    command: [sh, -c, "trap 'echo ending; sleep 5; echo ended; exit 0' TERM; echo ready; while :; do sleep 0.1; done"]
   worker: {{<<: *service, command: *steady}}
   bad: {{<<: *service, command: [sh, -c, "echo no table members >&2; exit 3"]}}
   loop: {{<<: *service, command: [sh, -c, "exit 4"], restart: always}}
@@ -140,6 +140,8 @@ def test_what_runs_is_stopped_and_started_without_making_anything_anew(project):
 
 def test_containers_end_by_themselves_and_at_the_same_time(project):
     docker("start", *SLOW)
+    # Before the trap is set process 1 of a container is deaf to the signal.
+    wait_for(lambda: all("ready" in docker("logs", name) for name in SLOW))
     logs = project("stopped", "slow", log_lines=2)["logs"]
     assert logs == {name: ["ending", "ended"] for name in SLOW}
     assert seen("{{.State.ExitCode}}", *SLOW) == ["0", "0"], "none of them was killed"

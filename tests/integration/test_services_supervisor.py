@@ -75,7 +75,7 @@ def made() -> Iterator[Supervised]:
     text = CONFIGURATION.format(folder=folder)
     for name, script in PROGRAMS.items():
         (folder / f"{name}.sh").write_text(script)
-        more = {"autostart": False, "startsecs": 1, "retries": 1000} if name == "bad" else STEADILY
+        more = {"autostart": False, "startsecs": 60, "retries": 1000} if name == "bad" else STEADILY
         text += PROGRAM.format(name=name, folder=folder, **more)
     (folder / "conf").write_text(text)
     program = Path(sys.executable).with_name("supervisord")
@@ -83,10 +83,12 @@ def made() -> Iterator[Supervised]:
     supervised = Supervised(folder)
     try:
         wait_for(lambda: list(supervised.states().values()).count("RUNNING") == 4)
+        wait_for(lambda: "line 3" in supervised.control("tail", "habitat:worker"))
+        wait_for(lambda: supervised.control("tail", "-2800", "habitat:cut").count("äöü") == 400)
         yield supervised
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         shutil.rmtree(folder)
 
 

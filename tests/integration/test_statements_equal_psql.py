@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils.lexer import split
 from ansible_collections.habitat.runbook.plugins.module_utils.statement import Statement
 
 from demo.embedded import postgres
+from tests.waiting import wait_for
 
 NASTY = sorted((Path(__file__).parent / "nasty").glob("*.sql"))
 SETTINGS = {
@@ -70,15 +70,20 @@ class LoggingServer:
 
     def sent(self, name: str) -> list[str]:
         """The statements that the session called ``name`` sent, in order."""
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            lines = (self.folder / "data/log/sent.json").read_text().splitlines(keepends=True)
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]
-            mine = [entry for entry in entries if entry.get("application_name") == name]
-            if any(entry["message"].startswith("disconnection:") for entry in mine):
-                return _statements(mine)
-            time.sleep(0.02)
-        raise AssertionError(f"the server's log never said that {name} disconnected")
+        return _statements(wait_for(lambda: self._whole(name)))
+
+    def _whole(self, name: str) -> list[dict]:
+        """What the log has of a session once that is over; nothing before."""
+        lines = (self.folder / "data/log/sent.json").read_text().splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        mine = [entry for entry in entries if entry.get("application_name") == name]
+        return mine if any(entry["message"].startswith("disconnection:") for entry in mine) else []
+
+    def answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            self.connect().close()
+            return True
+        return False
 
 
 def _statements(entries: list[dict]) -> list[str]:
@@ -105,16 +110,11 @@ def server() -> Iterator[LoggingServer]:
     with (folder / "start").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(200):
-            try:
-                LoggingServer(folder).connect().close()
-                break
-            except psycopg.OperationalError:
-                time.sleep(0.05)
+        wait_for(LoggingServer(folder).answers)
         yield LoggingServer(folder)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=20)
+        process.wait(timeout=120)
         shutil.rmtree(folder)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +18,9 @@ from ansible_collections.habitat.runbook.plugins.module_utils.manifest import qu
 
 from demo.embedded import postgres
 from tests.conftest import Cluster
+from tests.integration import module_process
 from tests.waiting import wait_for
 
-MODULE = "ansible_collections.habitat.runbook.plugins.modules.database_roles"
 RUN = "20261122t100221z-k3f"
 OWNER, APP = "h_owner", "h_app"
 OWNER_PASSWORD, APP_PASSWORD = "0wner'\\ pässword", "4pp $ecret ℌ"
@@ -50,7 +48,7 @@ def server() -> Iterator[Server]:
     wait_for(running.answers)
     yield running
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=120)
     shutil.rmtree(folder)
 
 
@@ -116,19 +114,10 @@ def module(server, admin):
     """The module as Ansible runs it; called with options that are not the usual ones it returns its result."""
 
     def run(check: bool = False, **options: Any) -> dict[str, Any]:
-        arguments = given(server, **options)
-        ours = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        done = subprocess.run(
-            [sys.executable, "-m", MODULE],
-            input=json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_check_mode": check}}),
-            text=True,
-            capture_output=True,
-            env={**ours, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=False,
-        )
-        assert done.stderr == ""
-        assert not {secret for secret in (OWNER_PASSWORD, APP_PASSWORD, "SCRAM-SHA-256$") if secret in done.stdout}
-        result = json.loads(done.stdout)
+        result = module_process.run("database_roles", check, **given(server, **options))
+        shown = json.dumps(result)
+        secrets = (OWNER_PASSWORD, APP_PASSWORD, "SCRAM-SHA-256$")
+        assert not [secret for secret in secrets if json.dumps(secret)[1:-1] in shown]
         assert not (check and result.get("failed")), result
         return result
 

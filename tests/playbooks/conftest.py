@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -66,7 +67,7 @@ class Operator:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            timeout=180,
+            timeout=600,
             check=False,
         )
         recap = {host: int(changed) for host, _, changed, _, _ in RECAP.findall(done.stdout)}
@@ -201,7 +202,8 @@ def fresh(operator: Operator, template: str) -> Operator:
     for folder in run_folders(operator):
         guard = run_folder.guard_pid(folder)
         if guard:
-            os.kill(guard, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(guard, signal.SIGKILL)
     runs = [path for path in (operator.runtime / "runs").glob("*") if path.is_dir()]
     for folder in (operator.schema, operator.reports, operator.runtime / "backups", *runs):
         shutil.rmtree(folder, ignore_errors=True)

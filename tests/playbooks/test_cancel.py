@@ -41,7 +41,7 @@ def test_cancelling_from_another_terminal_ends_a_run_with_the_services_up(at_05)
     assert "Its step APPLY was ended" in " ".join(done.screen.split())
     assert "NEXT      ansible-playbook playbooks/resume.yml -e env=local" in done.screen
     is_right_again(at_05)
-    screen, _ = run.communicate(timeout=120)
+    screen, _ = run.communicate(timeout=300)
     assert run.returncode == 2, screen
     assert "RESULT    STOPPED, SAFE   schema 05 -> 07" in screen
     assert "cancelled it" in " ".join(screen.split())
@@ -64,7 +64,7 @@ SIGNALS = [
 def test_a_signal_ends_a_run_in_good_order(at_05, number, code):
     run = begin_window(at_05)
     run.send_signal(number)
-    screen, _ = run.communicate(timeout=120)
+    screen, _ = run.communicate(timeout=300)
     assert exit_code(run) == code, screen
     is_right_again(at_05)
     assert f"CANCEL    {number.name}: ending run " in screen
@@ -83,7 +83,7 @@ def test_a_run_is_cancelled_by_its_id_only_if_it_is_that_one(at_05):
     (folder,) = run_folders(at_05)
     done = at_05.run("playbooks/cancel.yml", "-e", f"run={folder.name}")
     assert f"CUT OFF   run {folder.name} by " in done.screen
-    run.communicate(timeout=120)
+    run.communicate(timeout=300)
     is_right_again(at_05)
 
 
@@ -103,7 +103,7 @@ def test_a_run_that_is_ended_before_its_window_has_touched_nothing(at_05):
         wait_for(lambda: any((line["event"], line["what"]) == ("intent", "BACKUP") for line in journal(at_05)))
         done = at_05.run("playbooks/cancel.yml")
         assert done.code == 0, done.screen
-    screen, _ = run.communicate(timeout=120)
+    screen, _ = run.communicate(timeout=300)
     assert run.returncode == 2, screen
     assert "The services were not touched." in " ".join(done.screen.split())
     assert at_05.processes() == processes

@@ -61,6 +61,7 @@ class Job:
             "RUNNER_TEMP": str(self.temp),
             "HABITAT_RUNTIME": str(runtime),
             "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
         }
         self.log, self.ran = "", []
 

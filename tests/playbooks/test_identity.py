@@ -6,7 +6,7 @@ import pytest
 from ansible_collections.habitat.runbook.plugins.module_utils.copies import list_copies
 
 from demo.embedded import postgres
-from tests.integration.test_backup_module import run as run_module
+from tests.integration.module_process import run as run_module
 
 IDENTITY = "SELECT environment, reason FROM schema_migrations_environment"
 BACKUP = "production-20261122t100211z-k3f"

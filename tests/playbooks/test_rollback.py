@@ -283,7 +283,7 @@ def test_failing_health_is_put_back_and_what_was_written_meanwhile_is_kept(at_07
     # The application cannot connect any more; the owner still can, and is told that its write is committed.
     at_07.write("08_break.sql", "REVOKE CONNECT ON DATABASE habitat FROM PUBLIC;\n-- Down migration\nSELECT 1;")
     with Writer(at_07) as writer:
-        done = at_07.run("migrate.yml", "-e", '{"habitat_health_deadline": 4}')
+        done = at_07.run("migrate.yml", "-e", '{"habitat_health_deadline": 20}')
     assert done.code == 2, done.screen
     assert outcome(at_07) == "rolled_back"
     assert at_07.versions()[-1] == "05"

@@ -75,7 +75,8 @@ def test_the_port_inside_is_pgport(given, port):
 
 def test_a_folder_that_others_may_write_to_is_never_used(short):
     folder = short / f"habitat-bridge-{os.geteuid()}-{ID[:12]}-5432"
-    folder.mkdir(mode=0o755)
+    folder.mkdir()
+    folder.chmod(0o755)
     with pytest.raises(bridge.BridgeError, match=r"mode 0755 and not to uid \d+ alone; remove it: rm -r /"):
         bridge.open_bridge(ID, 5432, str(short))
     folder.rmdir()

