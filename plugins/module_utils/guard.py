@@ -313,8 +313,11 @@ def boot(folder: Path) -> int:
                 raise psycopg.OperationalError(str(error)) from None
         return psycopg.connect(**parameters, autocommit=True)
 
-    righted = recovery.put_right(folder, run, connect, "the boot hook", "the host was started anew")
-    told = recovery.conclude(folder, run, righted)
+    with recovery.alone(folder) as left:
+        if not left:
+            return 0
+        righted = recovery.put_right(folder, run, connect, "the boot hook", "the host was started anew")
+        told = recovery.conclude(folder, run, righted)
     print(told["state"], flush=True)
     return 1 if righted.problems else 0
 

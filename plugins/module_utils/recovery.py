@@ -77,6 +77,24 @@ def put_right(
     return righted
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether a run is still to be put right; nobody else does it while the block runs, and who is at it is waited for.
+
+    The boot hook has no password for the run lock, and without the server nobody has it.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield (folder / run_folder.RUN).exists()
+    finally:
+        os.close(handle)
+
+
 def _note(folder: Path, event: str, **details: Any) -> None:
     # A disk that is full must not keep the application down.
     with contextlib.suppress(OSError):

@@ -118,7 +118,8 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
         # Looked for with the lock in hand: whoever had it before may have put them right.
         folders = run_folder.unsettled(state_dir, database) if free else []
         try:
-            runs = [put_right(module, folder, to) for folder in folders]
+            found = [put_right(module, folder, to) for folder in folders]
+            runs = [one for one in found if one]
         except OSError as error:
             written = f"what was put right could not be written into {state_dir} ({error.strerror})"
             module.fail_json(msg=f"{written}; make room there, then run the same command again")
@@ -135,17 +136,22 @@ def settle(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def put_right(module: AnsibleModule, folder: Path, to: Any) -> dict[str, Any]:
+def put_right(module: AnsibleModule, folder: Path, to: Any) -> dict[str, Any] | None:
+    """The report of a run that is put right; None when somebody else has done it meanwhile."""
     from ansible_collections.habitat.runbook.plugins.module_utils import account, interrupted, recovery, run_folder
 
-    run = run_folder.read_json(folder / run_folder.RUN) or {}
     if module.check_mode:
+        run = run_folder.read_json(folder / run_folder.RUN) or {}
         state = f"The run was cut off {interrupted.describe(folder).get('where', '')}."
         return {"run": run, "state": state, "next": "", "problems": []}
-    righted = recovery.put_right(folder, run, to, "resume.yml", "nothing of it was alive any more")
-    if righted.schema == account.NOT_READ and not righted.problems:
-        righted.problems.append("the ledger could not be read")
-    return recovery.conclude(folder, run, righted)
+    with recovery.alone(folder) as left:
+        if not left:
+            return None
+        run = run_folder.read_json(folder / run_folder.RUN) or {}
+        righted = recovery.put_right(folder, run, to, "resume.yml", "nothing of it was alive any more")
+        if righted.schema == account.NOT_READ and not righted.problems:
+            righted.problems.append("the ledger could not be read")
+        return recovery.conclude(folder, run, righted)
 
 
 def cancel(module: AnsibleModule) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -89,6 +90,23 @@ def test_of_two_who_put_right_at_once_one_does(crashed, application):
         told = list(pool.map(lambda _: crashed.recover(), range(2)))
     assert not [one["msg"] for one in told if one.get("failed")]
     assert sorted(one["changed"] for one in told) == [False, True]
+    assert sorted(application.running()) == NAMES
+
+
+def test_the_boot_hook_and_who_resumes_do_not_do_it_twice(crashed, application):
+    """The hook has no password for the run lock."""
+    hook = subprocess.Popen([sys.executable, str(crashed.folder() / run_folder.PROGRAM), "boot"])
+    wait_for(lambda: "GUARD" in [line["what"] for line in crashed.journal()])
+    hook.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as aside:
+        resuming = aside.submit(crashed.recover)
+        try:
+            wait_for(crashed.held)
+            time.sleep(1)
+        finally:
+            hook.send_signal(signal.SIGCONT)
+        assert (hook.wait(), resuming.result().get("msg")) == (0, None)
+    assert [line["event"] for line in crashed.journal() if line["what"] == "GUARD"] == ["intent", "done"]
     assert sorted(application.running()) == NAMES
 
 
