@@ -196,16 +196,14 @@ def session_conninfo(connection: psycopg.Connection, session: str, database: str
     return as_conninfo(parameters)
 
 
-def reopened(
-    connection: psycopg.Connection, database: str | None = None, session: str | None = None
-) -> psycopg.Connection:
-    """One more session like this one, in autocommit mode, in another database and with another name if given.
+def reopened(connection: psycopg.Connection, database: str | None = None) -> psycopg.Connection:
+    """One more session like this one, in autocommit mode, in another database of the server if one is named.
 
     Event triggers that act on login are off as for the programs. Raises psycopg.OperationalError.
     """
     import psycopg
 
-    session = session or connection.info.parameter_status("application_name") or ""
+    session = connection.info.parameter_status("application_name") or ""
     where, info = session_conninfo(connection, session, database), connection.info
     options = f"{info.options} {'-c event_triggers=off' if _may_mute_triggers(connection) else ''}".strip()
     return psycopg.connect(where, password=info.password or None, options=options, autocommit=True)

@@ -259,7 +259,8 @@ def _swapped(connect: Callable[[], psycopg.Connection], kept_as: str, renamer: i
                 return bool(row and row[0])
         except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege) as error:
             if time.monotonic() > deadline:
-                raise SwapUnknown(f"whether {kept_as} was made is not known, the server does not answer") from error
+                why = "the server does not answer" if error.sqlstate is None else " ".join(str(error).split())
+                raise SwapUnknown(f"whether {kept_as} was made is not known, {why}") from error
             time.sleep(_RETRY_SECONDS)
 
 
@@ -267,7 +268,7 @@ def _end(connection: psycopg.Connection, pid: int, deadline: float) -> None:
     """End the session with this pid that has the same name as ours, and wait until it is gone."""
     while connection.execute(_END_SESSION, [pid]).fetchall():
         if time.monotonic() > deadline:
-            raise psycopg.OperationalError(f"session {pid} does not end")
+            raise SwapUnknown(f"whether the databases were renamed is not known, session {pid} does not end")
         time.sleep(_POLL_SECONDS)
 
 

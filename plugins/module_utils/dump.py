@@ -252,7 +252,7 @@ def _dump_snapshot(
         os.fdopen(os.memfd_create("schema"), "w+b") as schema,
         tools.dumping_to(part.path, part.fd, compressed, environment, jobs) as dump,
         tools.dumping(["--schema-only", *where], environment, schema) as plain,
-        TableCounts(connection, snapshot, how.jobs - 1 if beside else how.jobs, session) as counts,
+        TableCounts(connection, snapshot, how.jobs - 1 if beside else how.jobs) as counts,
     ):
         if beside:
             counts.go()

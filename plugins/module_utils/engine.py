@@ -17,9 +17,9 @@ from typing import Optional
 import psycopg
 from ansible_collections.habitat.runbook.plugins.module_utils import history, ledger
 from ansible_collections.habitat.runbook.plugins.module_utils.bundle import Stream, read_bundle
-from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
 from ansible_collections.habitat.runbook.plugins.module_utils.failure import Failure, from_error
 from ansible_collections.habitat.runbook.plugins.module_utils.history import Run
+from ansible_collections.habitat.runbook.plugins.module_utils.lock_session import end_sessions
 from ansible_collections.habitat.runbook.plugins.module_utils.schema_watch import WATCHED, SchemaWatch
 from ansible_collections.habitat.runbook.plugins.module_utils.steps import apply_steps
 from ansible_collections.habitat.runbook.plugins.module_utils.transaction import (
@@ -189,9 +189,7 @@ def find_out(reconnect: Connect, who: Run, lost: Failure, ask: Ask) -> tuple[psy
 
 
 def _old_session_gone(connection: psycopg.Connection, who: Run, deadline: float) -> bool:
-    query = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-               WHERE application_name = %s AND pid <> pg_backend_pid()"""
-    while connection.execute(query, [session_name(who.run_id)]).fetchall():
+    while end_sessions(connection, who.run_id):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -20,7 +20,7 @@ def list_unsettled(state_dir: Path, database: str) -> list[dict[str, Any]]:
 def describe(folder: Path) -> dict[str, Any]:
     """A run by its journal: run_id, operator, origin, where (it was cut off), at, stopped (services), next.
 
-    Empty when somebody has put it right since it was looked for.
+    Empty when it came to its end, or somebody has put it right, since it was looked for.
     """
     run = run_folder.read_json(folder / run_folder.RUN)
     if not run:

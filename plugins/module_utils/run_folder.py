@@ -230,9 +230,7 @@ def guards(pid: int, folder: Path) -> bool:
 
 def unsettled(state_dir: Path, database: str) -> list[Path]:
     """Folders of runs on a database that are over without having come to an end: nobody guards them any more."""
-    found = [folder for folder in _of_database(state_dir, database) if guard_pid(folder) is None]
-    # A guard that has come to its end since the folders were listed has moved it away before it was gone.
-    return [folder for folder in found if (folder / RUN).exists()]
+    return [folder for folder in _of_database(state_dir, database) if guard_pid(folder) is None]
 
 
 def guarded(state_dir: Path, database: str) -> list[Path]:

@@ -28,14 +28,12 @@ _CANCEL_SECONDS = 0.05
 class TableCounts:
     """The tables of a snapshot being counted by at most ``sessions`` sessions; a context manager that ends them.
 
-    ``connection`` has exported the snapshot and keeps it. The sessions are like it, with the application_name ``name``
-    if that is given. They lock the tables at once and count from ``go`` on.
+    ``connection`` has exported the snapshot and keeps it; its sessions are told from others by the same name. They lock
+    the tables at once and count from ``go`` on.
     """
 
-    def __init__(
-        self, connection: psycopg.Connection, snapshot: Snapshot, sessions: int, name: str | None = None
-    ) -> None:
-        self._connection, self._snapshot, self._name = connection, snapshot, name
+    def __init__(self, connection: psycopg.Connection, snapshot: Snapshot, sessions: int) -> None:
+        self._connection, self._snapshot = connection, snapshot
         self._waiting = deque(table for table in snapshot.tables if table.kind == "r")
         self._locks = f"LOCK TABLE ONLY {', ONLY '.join(table.sql for table in self._waiting)} IN ACCESS SHARE MODE"
         self._open: list[psycopg.Connection] = []
@@ -81,7 +79,7 @@ class TableCounts:
         table = self._next()
         if table is None:
             return
-        with reopened(self._connection, session=self._name) as session:
+        with reopened(self._connection) as session:
             self._open.append(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             name = sql.Literal(self._snapshot.name)

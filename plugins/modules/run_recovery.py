@@ -141,9 +141,9 @@ def put_right(module: AnsibleModule, folder: Path, to: Any) -> dict[str, Any] | 
     from ansible_collections.habitat.runbook.plugins.module_utils import account, interrupted, recovery, run_folder
 
     if module.check_mode:
-        run = run_folder.read_json(folder / run_folder.RUN) or {}
-        state = f"The run was cut off {interrupted.describe(folder).get('where', '')}."
-        return {"run": run, "state": state, "next": "", "problems": []}
+        run, found = run_folder.read_json(folder / run_folder.RUN), interrupted.describe(folder)
+        state = f"The run was cut off {found['where']}." if found else ""
+        return {"run": run, "state": state, "next": "", "problems": []} if state else None
     with recovery.alone(folder) as left:
         if not left:
             return None

@@ -30,7 +30,7 @@ FINISHED = ["after Stop what runs"]
 def stand() -> Iterator[Stand]:
     with standing() as one:
         # How soon is for `make faults` to say; here another test runs beside it, and what never comes is found, too.
-        one.slack = 60.0
+        one.slack = 20.0
         yield one
 
 

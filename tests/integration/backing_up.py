@@ -12,6 +12,7 @@ from ansible_collections.habitat.runbook.plugins.module_utils import (
     manifest,
     snapshot,
 )
+from ansible_collections.habitat.runbook.plugins.module_utils.connect import session_name
 from ansible_collections.habitat.runbook.plugins.module_utils.manifest import BackupError
 
 from demo.embedded import postgres
@@ -25,6 +26,8 @@ HOW = dump.How(bin_dir=BIN, proof=manifest.READ)
 
 def take(connection, folder, run=RUN, **more) -> dump.Taken:
     how = dump.How(**{"bin_dir": BIN, "proof": manifest.READ, **more})
+    # A run's connection has this name, by which sessions that wait are found.
+    connection.execute("SELECT set_config('application_name', %s, false)", [session_name(run)])
     return dump.take_backup(connection, folder, "local", run, "alice", how)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -120,13 +119,11 @@ class Application:
         return [f"{one['group']}:{one['name']}" for one in self._processes() if one["statename"] == "RUNNING"]
 
     def _processes(self) -> list[dict[str, Any]]:
-        """What Supervisor tells of them; nothing while it does not answer."""
+        """What Supervisor tells of them."""
         server = xmlrpc.client.ServerProxy(
             "http://localhost", SupervisorTransport(None, None, self.manager["server_url"])
         )
-        with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
-            return server.supervisor.getAllProcessInfo()  # type: ignore[return-value]
-        return []
+        return server.supervisor.getAllProcessInfo()  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")

@@ -89,13 +89,13 @@ def test_a_dump_that_is_begun_anew_has_nothing_of_the_one_before(server, hidden,
     )
     waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'test' AND wait_event_type = 'Lock'"
 
-    def late(*given, **more):
+    def late(connection):
         if truncating.ident is None:
             dump_file = tmp_path / "b" / f"{ID}.dump.part"
             wait_for(lambda: dump_file.stat().st_size > 5_000_000 and not server.processes())
             truncating.start()
             wait_for(lambda: server.admin(waits))
-        return client_programs.reopened(*given, **more)
+        return client_programs.reopened(connection)
 
     monkeypatch.setattr(table_counts, "reopened", late)
     told = take(server, tmp_path / "b")
